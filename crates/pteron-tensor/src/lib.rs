@@ -1,0 +1,27 @@
+//! Data types, shapes, dim order, views, byte sources and named tolerances.
+//!
+//! The lowest room of Pteron: everything above it speaks in these terms. It knows no file, no graph and no operator.
+//!
+//! * [`DType`]: the element types of ExecuTorch programs that Pteron computes with, and PyTorch's promotion rules.
+//! * [`Shape`], [`DimOrder`] and [`strides_for`]: concrete sizes and how they lie in memory.
+//! * [`View`] and [`ViewMut`]: borrowed tensors that kernels read and write; [`Tensor`]: an owned one.
+//! * [`TensorSource`]: where the bytes of a constant come from, decoded by rows and only when asked for.
+//! * [`Tolerance`]: the named classes by which results are compared.
+
+mod bytes;
+mod cast;
+mod dtype;
+mod shape;
+mod source;
+mod tensor;
+mod tolerance;
+
+pub use bytes::AlignedBytes;
+pub use cast::{Scalar, cast_bytes, read_scalar, write_scalar};
+pub use dtype::{B8, DType, Element, UnknownDType};
+pub use shape::{DimOrder, Shape, ShapeError, checked_numel, contiguous_order, is_contiguous, strides_for};
+pub use source::{
+    ByteSource, CastSource, MemorySource, RangeSource, RowMapSource, SharedSource, SourceError, TensorSource, read_all,
+};
+pub use tensor::{Tensor, View, ViewError, ViewMut};
+pub use tolerance::{Mismatch, Tolerance};

