@@ -1,0 +1,373 @@
+//! An opened checkpoint.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pteron_tensor::{ByteSource, DType, RangeSource, Shape, SharedSource};
+use serde_json::Value;
+
+use crate::error::CheckpointError;
+use crate::expect;
+use crate::files::{Bytes, LoadMode};
+use crate::folder::{self, Index, Located, Weights};
+use crate::header::SafetensorsHeader;
+use crate::kind::FileKind;
+use crate::limits::MAX_TENSORS;
+use crate::side::{self, GenerationConfigFile, TokenizerFiles};
+
+/// What sort of checkpoint was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckpointKind {
+    /// A folder as `transformers` writes it: `config.json` beside the weights.
+    HuggingFace,
+    /// A safetensors file by itself.
+    SafetensorsFile,
+}
+
+/// How a checkpoint is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenOptions {
+    /// How the bytes of the weights are reached.
+    pub load: LoadMode,
+}
+
+/// A tensor of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorInfo<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its element type in the file.
+    pub dtype: DType,
+    /// Its sizes.
+    pub shape: &'a [usize],
+    /// The file that has it.
+    pub file: &'a Path,
+    /// The bytes it takes there.
+    pub bytes: u64,
+}
+
+/// An opened checkpoint: its tensors' names and shapes, and their bytes when asked for.
+///
+/// Opening reads the headers and the small JSON files; memory does not grow with the weights.
+#[derive(Debug)]
+pub struct Checkpoint {
+    kind: CheckpointKind,
+    path: PathBuf,
+    /// Where the side files lie; none for bytes in memory.
+    folder: Option<PathBuf>,
+    /// Where a tensor's absence is told: the index, or the only file.
+    inventory: PathBuf,
+    files: Vec<(PathBuf, Bytes)>,
+    /// Sorted by name.
+    tensors: Vec<Entry>,
+    config: Option<Value>,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    dtype: DType,
+    shape: Shape,
+    file: usize,
+    offset: u64,
+    bytes: u64,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint that `path` means, mapped into memory:
+    ///
+    /// * a folder with `model.safetensors`, or with `model.safetensors.index.json` and its shards, or with a single
+    ///   safetensors file of another name;
+    /// * a `models--org--name` folder of the hub's cache (the snapshot of `main`, or the only one), or a snapshot;
+    /// * a file of such a folder: a shard or the index means all shards, `config.json` or a tokenizer's file means the
+    ///   folder;
+    /// * a safetensors file by itself.
+    ///
+    /// # Errors
+    /// [`CheckpointError`], naming the file and what is wrong with it. A `config.json` that is not there is no error
+    /// here but in [`Checkpoint::config_json`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint, CheckpointError> {
+        Checkpoint::open_with(path, &OpenOptions::default())
+    }
+
+    /// [`Checkpoint::open`] with options.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Checkpoint, CheckpointError> {
+        let path = path.as_ref();
+        let Located { kind, folder, weights, mut warnings } = folder::locate(path)?;
+        let config = side::config(&folder)?;
+        let (inventory, files, tensors) = match weights {
+            Weights::Single(file) => {
+                let (bytes, tensors) = open_file(&file, options.load, 0)?;
+                (file.clone(), vec![(file, bytes)], tensors)
+            }
+            Weights::Sharded(index) => {
+                let (files, tensors) = open_shards(&index, options.load, &mut warnings)?;
+                (index.path, files, tensors)
+            }
+        };
+        Ok(Checkpoint {
+            kind,
+            path: path.to_owned(),
+            folder: Some(folder),
+            inventory,
+            files,
+            tensors,
+            config,
+            warnings,
+        })
+    }
+
+    /// A safetensors file that is already in reach, and the `config.json` that goes with it: a bundled model.
+    /// Messages call it `label`.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if the bytes are no valid safetensors file.
+    pub fn from_bytes(
+        label: &str,
+        bytes: Arc<dyn ByteSource>,
+        config: Option<Value>,
+    ) -> Result<Checkpoint, CheckpointError> {
+        let path = PathBuf::from(label);
+        let tensors = read_tensors(&path, bytes.as_ref(), 0)?;
+        Ok(Checkpoint {
+            kind: CheckpointKind::SafetensorsFile,
+            path: path.clone(),
+            folder: None,
+            inventory: path.clone(),
+            files: vec![(path, Bytes::Other(bytes))],
+            tensors,
+            config,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// What sort of checkpoint this is.
+    pub fn kind(&self) -> CheckpointKind {
+        self.kind
+    }
+
+    /// The path that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder in which the side files lie; `None` for bytes in memory.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// The files that hold the weights.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// What is odd about the checkpoint without making it unreadable, a sentence each: an index that was ignored,
+    /// tensors that the index does not list.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The tensors, sorted by name.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = TensorInfo<'_>> {
+        self.tensors.iter().map(|e| self.describe(e))
+    }
+
+    /// The tensor `name`, if it is there.
+    pub fn info(&self, name: &str) -> Option<TensorInfo<'_>> {
+        self.entry(name).map(|e| self.describe(e))
+    }
+
+    /// The tensor `name` as a source whose label is that name. In [`LoadMode::Mmap`] it hands out the file's own bytes
+    /// (`as_slice`), which are aligned to no more than a byte.
+    ///
+    /// # Errors
+    /// [`CheckpointError::UnknownTensor`].
+    pub fn get(&self, name: &str) -> Result<SharedSource, CheckpointError> {
+        let entry = self.entry(name).ok_or_else(|| CheckpointError::UnknownTensor {
+            path: self.inventory.clone(),
+            tensor: name.to_owned(),
+            near: expect::Suggester::new(self.tensors.iter().map(|e| e.name.as_str())).nearest(name),
+        })?;
+        let (path, bytes) = &self.files[entry.file];
+        let source = RangeSource::new(&entry.name, entry.dtype, &entry.shape, bytes.shared(), entry.offset);
+        let source = source.map_err(|e| CheckpointError::Tensor {
+            path: path.clone(),
+            tensor: name.to_owned(),
+            reason: e.to_string(),
+        })?;
+        Ok(Arc::new(source))
+    }
+
+    /// Says that the tensor `name` will be read from front to back soon. A hint for [`LoadMode::Mmap`], else nothing;
+    /// nothing for a name that is not there.
+    pub fn will_read(&self, name: &str) {
+        if let Some((map, entry)) = self.mapped(name) {
+            map.will_read(entry.offset, entry.bytes);
+        }
+    }
+
+    /// Says that the tensor `name` is done with for now, so that its pages stop counting as resident. Slices handed out
+    /// stay valid: the pages come back from the file when touched. A hint, as [`Checkpoint::will_read`].
+    pub fn release(&self, name: &str) {
+        if let Some((map, entry)) = self.mapped(name) {
+            map.release(entry.offset, entry.bytes);
+        }
+    }
+
+    /// Bytes of all tensors.
+    pub fn total_bytes(&self) -> u64 {
+        self.tensors.iter().fold(0, |sum, e| sum.saturating_add(e.bytes))
+    }
+
+    /// Elements of all tensors.
+    pub fn num_parameters(&self) -> u64 {
+        self.tensors.iter().map(|e| e.shape.iter().product::<usize>() as u64).fold(0, u64::saturating_add)
+    }
+
+    /// `config.json`, an object.
+    ///
+    /// # Errors
+    /// [`CheckpointError::MissingConfig`] if there is none.
+    pub fn config_json(&self) -> Result<&Value, CheckpointError> {
+        let place = self.folder.as_ref().unwrap_or(&self.path);
+        self.config.as_ref().ok_or_else(|| CheckpointError::MissingConfig { path: place.clone() })
+    }
+
+    /// `generation_config.json`, if it is there.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if it is there and cannot be understood.
+    pub fn generation_config(&self) -> Result<Option<GenerationConfigFile>, CheckpointError> {
+        let Some(folder) = &self.folder else { return Ok(None) };
+        match GenerationConfigFile::read(&folder.join("generation_config.json")) {
+            Err(CheckpointError::NotFound { .. }) => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    /// Which of the tokenizer's files lie beside the weights.
+    pub fn tokenizer_files(&self) -> TokenizerFiles {
+        self.folder.as_deref().map(TokenizerFiles::find).unwrap_or_default()
+    }
+
+    /// The file that says which tensors there are: the index, or the only file of weights.
+    pub(crate) fn inventory(&self) -> &Path {
+        &self.inventory
+    }
+
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        let at = self.tensors.binary_search_by(|e| e.name.as_str().cmp(name)).ok()?;
+        self.tensors.get(at)
+    }
+
+    fn describe<'a>(&'a self, e: &'a Entry) -> TensorInfo<'a> {
+        TensorInfo { name: &e.name, dtype: e.dtype, shape: &e.shape, file: &self.files[e.file].0, bytes: e.bytes }
+    }
+
+    fn mapped(&self, name: &str) -> Option<(&crate::files::MappedFile, &Entry)> {
+        let entry = self.entry(name)?;
+        match &self.files[entry.file].1 {
+            Bytes::Mapped(map) => Some((map, entry)),
+            Bytes::Other(_) => None,
+        }
+    }
+}
+
+/// The tensors of one file, sorted by name.
+fn read_tensors(path: &Path, bytes: &dyn ByteSource, file: usize) -> Result<Vec<Entry>, CheckpointError> {
+    let kind = folder::detect_bytes(path, bytes)?;
+    // A broken header is told by its reader.
+    if !kind.is_read() && kind != FileKind::Unknown {
+        return Err(CheckpointError::Unsupported { path: path.to_owned(), kind });
+    }
+    let header = SafetensorsHeader::read(path, bytes)?;
+    let entry = |t: crate::HeaderTensor| Entry {
+        name: t.name,
+        dtype: t.dtype,
+        shape: t.shape,
+        file,
+        offset: t.offset,
+        bytes: t.bytes,
+    };
+    Ok(header.tensors.into_iter().map(entry).collect())
+}
+
+fn open_file(path: &Path, mode: LoadMode, file: usize) -> Result<(Bytes, Vec<Entry>), CheckpointError> {
+    let bytes = Bytes::open(path, mode)?;
+    let tensors = read_tensors(path, bytes.shared().as_ref(), file)?;
+    Ok((bytes, tensors))
+}
+
+type Opened = (Vec<(PathBuf, Bytes)>, Vec<Entry>);
+
+/// Opens every shard and takes each tensor from the shard that the index gives it.
+fn open_shards(index: &Index, mode: LoadMode, warnings: &mut Vec<String>) -> Result<Opened, CheckpointError> {
+    let folder = index.path.parent().unwrap_or(Path::new("."));
+    let mut files = Vec::with_capacity(index.shards.len());
+    let mut tensors: Vec<Entry> = Vec::with_capacity(index.tensors.len());
+    let (mut unlisted, mut elsewhere) = (Vec::new(), Vec::new());
+    for (position, shard) in index.shards.iter().enumerate() {
+        let path = folder.join(shard);
+        let (bytes, entries) = open_file(&path, mode, position)?;
+        files.push((path, bytes));
+        for entry in entries {
+            match index.shard_of(&entry.name) {
+                Some(listed) if listed != position => {
+                    elsewhere.push(entry.name);
+                    continue;
+                }
+                Some(_) => {}
+                None => unlisted.push(entry.name.clone()),
+            }
+            tensors.push(entry);
+        }
+        if tensors.len() > MAX_TENSORS {
+            return Err(CheckpointError::TooLarge {
+                path: index.path.clone(),
+                what: "the number of tensors in the shards",
+                found: tensors.len() as u64,
+                limit: MAX_TENSORS as u64,
+            });
+        }
+    }
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some([a, b]) = tensors.array_windows().find(|[a, b]| a.name == b.name) {
+        let shard = |e: &Entry| index.shards[e.file].as_str();
+        return Err(CheckpointError::Tensor {
+            path: index.path.clone(),
+            tensor: a.name.clone(),
+            reason: format!("lies in both `{}` and `{}`, and the index does not list it", shard(a), shard(b)),
+        });
+    }
+    refuse_absent(index, &tensors)?;
+    for (names, what) in [(unlisted, "does not list"), (elsewhere, "places in another shard than one that has")] {
+        if !names.is_empty() {
+            warnings.push(format!(
+                "{}: {what} {} tensor(s): {}",
+                index.path.display(),
+                names.len(),
+                crate::error::listed(&names)
+            ));
+        }
+    }
+    Ok((files, tensors))
+}
+
+/// Every tensor that the index lists must have been found in its shard. `tensors` is sorted by name.
+fn refuse_absent(index: &Index, tensors: &[Entry]) -> Result<(), CheckpointError> {
+    let there = |name: &str| tensors.binary_search_by(|e| e.name.as_str().cmp(name)).is_ok();
+    let mut absent = index.tensors.iter().filter(|(name, _)| !there(name));
+    match absent.next() {
+        None => Ok(()),
+        Some((name, shard)) => Err(CheckpointError::NotInShard {
+            path: index.path.clone(),
+            shard: index.shards[*shard].clone(),
+            tensor: name.clone(),
+            others: absent.count(),
+        }),
+    }
+}
