@@ -24,7 +24,8 @@ usage: cargo xtask COMMAND
 
   ci                   everything that must hold before a change is merged: fmt, clippy, boundaries,
                        tidy, docs, codegen --check, tests
-  test [ARGS]          all tests of the workspace with doctests; ARGS go to `cargo test`
+  test [ARGS]          all tests of the workspace with doctests, those on real models too, which are fetched
+                       first unless PTERON_NO_FETCH=1; ARGS go to `cargo test`
   tidy                 rules that the compiler does not check
   codegen [--check]    write the generated files (docs/cli.md, docs/operators.md), or say which are stale
   fetch [--models]     download what the optional checks need, pinned by SHA-256, into target/fetch

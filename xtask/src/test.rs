@@ -1,18 +1,26 @@
 //! `cargo xtask test`: all tests with doctests, what was skipped, and the sum.
 
+use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
 
+use crate::fetch;
 use crate::summary::{Totals, skips};
 use crate::workspace::Workspace;
 
 /// A test that cannot run here appends one line `TEST: REASON` to the file that this variable names, and returns.
 const SKIP_LOG: &str = "PTERON_SKIP_LOG";
 
-/// Runs `cargo test --workspace --no-fail-fast` with `extra` arguments and sums what its binaries report.
+/// Tests that write gigabytes run only when this variable is 1: plain `cargo test` stays quick.
+const LARGE_TESTS: &str = "PTERON_LARGE_TESTS";
+
+/// With this variable at 1 nothing is downloaded.
+const NO_FETCH: &str = "PTERON_NO_FETCH";
+
+/// Fetches what the checks on real models need (those tests count as skipped where that fails), then runs `cargo test --workspace --no-fail-fast` with `extra` arguments and sums what its binaries report.
 pub(crate) fn run(workspace: &Workspace, extra: &[&str]) -> Result<Totals> {
     let target = workspace.target_dir();
     fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
@@ -23,8 +31,13 @@ pub(crate) fn run(workspace: &Workspace, extra: &[&str]) -> Result<Totals> {
         }
         _ => {}
     }
+    if env::var_os(NO_FETCH).is_some_and(|v| v == "1") {
+        println!("{NO_FETCH} is 1: nothing is downloaded");
+    } else if let Err(error) = fetch::models(workspace) {
+        println!("*** real models cannot be had here, their tests are skipped: {error:#}");
+    }
     let mut command = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
-    command.args(extra).env(SKIP_LOG, &log).stdout(Stdio::piped());
+    command.args(extra).env(SKIP_LOG, &log).env(LARGE_TESTS, "1").stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start `cargo test`")?;
     let stdout = child.stdout.take().context("`cargo test` has no output")?;
     let mut totals = pass_through(BufReader::new(stdout), io::stdout().lock())?;
