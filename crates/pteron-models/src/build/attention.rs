@@ -1,0 +1,126 @@
+//! Attention in its three forms.
+
+use pteron_ir::{Arg, BufferId, GraphBuilder, Op, TensorType, ValueId, args};
+
+use super::positions::Positions;
+use super::{Build, call, int, path};
+use crate::error::ModelError;
+
+impl Build<'_> {
+    pub(super) fn attention(
+        &self,
+        b: &mut GraphBuilder<'_>,
+        layer: usize,
+        x: ValueId,
+        positions: &Positions,
+    ) -> Result<ValueId, ModelError> {
+        let (c, n) = (self.config, self.names);
+        let q = self.linear(b, n.q, x, c.q_dim(), c.dim, c.qkv_bias)?;
+        let k = self.linear(b, n.k, x, c.kv_dim(), c.dim, c.qkv_bias)?;
+        let v = self.linear(b, n.v, x, c.kv_dim(), c.dim, c.qkv_bias)?;
+        // [1, s, heads, D]
+        let (mut q, mut k) = (self.heads(b, q, c.n_heads)?, self.heads(b, k, c.n_kv_heads)?);
+        let v = self.heads(b, v, c.n_kv_heads)?;
+        if c.qk_norm {
+            q = b.scope(n.q_norm, |b| self.norm(b, q, c.head_dim))?;
+            k = b.scope(n.k_norm, |b| self.norm(b, k, c.head_dim))?;
+        }
+        let (cos, sin) = (positions.cos, positions.sin);
+        let q = call(b, Op::Rope, args![q, cos, sin, c.rope.interleaved])?;
+        let k = call(b, Op::Rope, args![k, cos, sin, c.rope.interleaved])?;
+        let mask = positions.mask(self.window(layer));
+        let out = match (positions.start, self.options.use_sdpa_with_kv_cache) {
+            (Some(start), true) => self.custom(b, [q, k, v], start, mask)?,
+            (Some(_), false) => self.cached(b, [q, k, v], positions, mask)?,
+            (None, _) => {
+                let [q, k, v] = [transposed(b, q)?, transposed(b, k)?, transposed(b, v)?];
+                self.sdpa(b, q, k, v, mask)?
+            }
+        };
+        let flat = call(b, Op::ViewCopy, args![out, Arg::ints(&[1, -1, int(c.q_dim())])])?;
+        self.linear(b, n.o, flat, c.dim, c.q_dim(), c.o_bias)
+    }
+
+    /// `[1, s, n·D]` as `[1, s, n, D]`.
+    fn heads(&self, b: &mut GraphBuilder<'_>, x: ValueId, n: usize) -> Result<ValueId, ModelError> {
+        call(b, Op::ViewCopy, args![x, Arg::ints(&[1, -1, int(n), int(self.config.head_dim)])])
+    }
+
+    /// A cache of keys or values of the present module.
+    fn cache(&self, b: &mut GraphBuilder<'_>, name: &str, sizes: [usize; 4]) -> BufferId {
+        let name = b.path_of(&format!("kv_cache.{name}"));
+        b.module_mut().add_buffer(&name, TensorType::fixed(self.options.dtype, &sizes))
+    }
+
+    /// Caches `[1, ctx, Hkv, D]`, as `llama::update_cache` writes and `llama::custom_sdpa` reads them.
+    fn custom(
+        &self,
+        b: &mut GraphBuilder<'_>,
+        [q, k, v]: [ValueId; 3],
+        start: ValueId,
+        mask: Option<ValueId>,
+    ) -> Result<ValueId, ModelError> {
+        let sizes = [1, self.options.max_context_length, self.config.n_kv_heads, self.config.head_dim];
+        let update = |b: &mut GraphBuilder<'_>, name: &str, new: ValueId| {
+            let cache = self.cache(b, name, sizes);
+            let old = b.buffer(cache);
+            let node = b.node(Op::UpdateCache, args![new, old, start]);
+            let node = node.map_err(|source| ModelError::Graph { path: path(b), source })?;
+            // Output 0 is a placeholder, output 1 the new version of the cache.
+            let next = b.graph().nodes[node].outputs[1];
+            b.write_back(cache, next);
+            Ok::<_, ModelError>(next)
+        };
+        let keys = update(b, "k_cache", k)?;
+        let values = update(b, "v_cache", v)?;
+        match mask {
+            None => call(b, Op::CustomSdpa, args![q, keys, values, start, Arg::None, 0.0, true]),
+            // With a mask every row of the cache is read, and the position says nothing.
+            Some(mask) => call(b, Op::CustomSdpa, args![q, keys, values, 0i64, mask, 0.0, false]),
+        }
+    }
+
+    /// Caches `[1, Hkv, ctx, D]`, written in place at the tokens' positions and attended as a whole under a mask.
+    fn cached(
+        &self,
+        b: &mut GraphBuilder<'_>,
+        [q, k, v]: [ValueId; 3],
+        positions: &Positions,
+        mask: Option<ValueId>,
+    ) -> Result<ValueId, ModelError> {
+        let sizes = [1, self.config.n_kv_heads, self.options.max_context_length, self.config.head_dim];
+        let index = Arg::Values([None, None, positions.indices].into_iter().collect());
+        let update = |b: &mut GraphBuilder<'_>, name: &str, new: ValueId| {
+            let new = transposed(b, new)?;
+            let cache = self.cache(b, name, sizes);
+            let old = b.buffer(cache);
+            let next = call(b, Op::IndexPutInto, [old.into(), index.clone(), new.into()])?;
+            b.write_back(cache, next);
+            Ok::<_, ModelError>(next)
+        };
+        let keys = update(b, "k_cache", k)?;
+        let values = update(b, "v_cache", v)?;
+        let q = transposed(b, q)?;
+        self.sdpa(b, q, keys, values, mask)
+    }
+
+    /// Attention over `[1, H, s, D]`, causal if there is no mask. Gives `[1, s, H, D]`.
+    fn sdpa(
+        &self,
+        b: &mut GraphBuilder<'_>,
+        q: ValueId,
+        k: ValueId,
+        v: ValueId,
+        mask: Option<ValueId>,
+    ) -> Result<ValueId, ModelError> {
+        let gqa = self.config.n_heads != self.config.n_kv_heads;
+        let causal = mask.is_none();
+        let out = call(b, Op::Sdpa, args![q, k, v, mask, 0.0, causal, Arg::None, gqa])?;
+        transposed(b, out)
+    }
+}
+
+/// Tokens and heads exchanged.
+fn transposed(b: &mut GraphBuilder<'_>, x: ValueId) -> Result<ValueId, ModelError> {
+    call(b, Op::TransposeCopy, args![x, 1i64, 2i64])
+}

@@ -1,0 +1,48 @@
+//! One Llama-family graph builder driven by a configuration.
+//!
+//! [`ModelConfig`] is what `config.json` (Hugging Face) or `params.json` (Meta) says about a model; the members of the
+//! family (Llama 1 to 3.3, TinyLlama, SmolLM2, Mistral, Qwen2, Qwen2.5, Qwen3) differ in its fields only. [`build`] takes
+//! it, a [`Weights`] look-up and [`BuildOptions`], and gives a [`pteron_ir::Module`] with the method `forward` and the
+//! constant methods that ExecuTorch's runners read. Module paths mirror checkpoint paths; weights stay byte sources that
+//! nothing decodes before the program is written or run.
+//!
+//! | form | inputs | attention |
+//! |---|---|---|
+//! | no cache | tokens `[1, s]` | `aten::scaled_dot_product_attention` over the call's tokens |
+//! | cache | tokens `[1, s]`, input_pos `[1]` | caches `[1, Hkv, ctx, D]`, written in place by `aten::index_put_` |
+//! | cache, `use_sdpa_with_kv_cache` | the same | caches `[1, ctx, Hkv, D]`, `llama::update_cache` and `llama::custom_sdpa` |
+//!
+//! ```
+//! use pteron_models::{BuildOptions, ModelConfig, SyntheticWeights, build};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = ModelConfig::from_hf(&serde_json::json!({
+//!     "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2,
+//!     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512, "rms_norm_eps": 1e-5
+//! }))?;
+//! let options = BuildOptions { use_kv_cache: true, ..BuildOptions::default() };
+//! let module = build(&config, &SyntheticWeights::new(0), &options)?;
+//! assert_eq!(module.buffers.len(), 4);
+//! # Ok(())
+//! # }
+//! ```
+
+mod build;
+mod config;
+mod error;
+pub mod limits;
+mod metadata;
+mod names;
+mod options;
+pub mod rope;
+mod synthetic;
+mod weights;
+
+pub use build::build;
+pub use config::{Architecture, ConfigFormat, ModelConfig, RopeConfig, RopeScaling};
+pub use error::ModelError;
+pub use metadata::{SpecialTokens, parse_metadata};
+pub use names::{Parameter, parameters};
+pub use options::{BuildOptions, DYNAMIC_RESERVE};
+pub use synthetic::{SyntheticSource, SyntheticWeights};
+pub use weights::{CheckpointWeights, Weights, WeightsOptions};

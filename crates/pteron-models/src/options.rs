@@ -1,0 +1,112 @@
+//! What form of a model is built.
+
+use pteron_ir::MetaValue;
+use pteron_tensor::DType;
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::limits::{MAX_ELEMENTS, MAX_POSITIONS};
+use crate::metadata::SpecialTokens;
+
+/// With dynamic shapes a call takes at most `max_seq_length` less this many tokens, as in ExecuTorch's exporter
+/// (`Dim("token_dim", max=max_seq_len - 1)`), on whose bound its tools rely.
+pub const DYNAMIC_RESERVE: usize = 1;
+
+/// What form of a model is built. The defaults are those of ExecuTorch's `export_llama`.
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// The element type of weights, activations and caches: f32, f16 or bf16.
+    pub dtype: DType,
+    /// Whether keys and values of earlier calls are kept, and the method takes a position.
+    pub use_kv_cache: bool,
+    /// Whether the cache is written and read by `llama::update_cache` and `llama::custom_sdpa`. Needs the cache.
+    pub use_sdpa_with_kv_cache: bool,
+    /// Whether the number of tokens of a call may vary.
+    pub dynamic_shape: bool,
+    /// Tokens of one call at most; see [`DYNAMIC_RESERVE`].
+    pub max_seq_length: usize,
+    /// Positions that the cache holds.
+    pub max_context_length: usize,
+    /// Whether logits of all tokens of a call are returned, not only of the last.
+    pub full_logits: bool,
+    /// The tokens that the program tells its runner.
+    pub tokens: SpecialTokens,
+    /// Further constant methods, which win over the others: see [`crate::parse_metadata`].
+    pub metadata: Vec<(String, Vec<MetaValue>)>,
+}
+
+impl Default for BuildOptions {
+    fn default() -> BuildOptions {
+        BuildOptions {
+            dtype: DType::F32,
+            use_kv_cache: false,
+            use_sdpa_with_kv_cache: false,
+            dynamic_shape: true,
+            max_seq_length: 128,
+            max_context_length: 128,
+            full_logits: false,
+            tokens: SpecialTokens::default(),
+            metadata: Vec::new(),
+        }
+    }
+}
+
+impl BuildOptions {
+    /// Checks the options against each other and against the model.
+    ///
+    /// # Errors
+    /// [`ModelError::Option`] that names the option.
+    pub fn validate(&self, config: &ModelConfig) -> Result<(), ModelError> {
+        let fail = |option, found: String, expected: String| Err(ModelError::Option { option, found, expected });
+        if !matches!(self.dtype, DType::F32 | DType::F16 | DType::BF16) {
+            return fail("dtype-override", self.dtype.to_string(), "fp32, fp16 or bf16".into());
+        }
+        if self.use_sdpa_with_kv_cache && !self.use_kv_cache {
+            return fail("use_sdpa_with_kv_cache", "true".into(), "use_kv_cache as well".into());
+        }
+        let least = if self.dynamic_shape { 1 + DYNAMIC_RESERVE } else { 1 };
+        if !(least..=MAX_POSITIONS).contains(&self.max_seq_length) {
+            let shape = if self.dynamic_shape { "with a dynamic shape" } else { "with a static shape" };
+            let expected = format!("an integer from {least} to {MAX_POSITIONS} {shape}");
+            return fail("max_seq_length", self.max_seq_length.to_string(), expected);
+        }
+        if !(self.max_seq_length..=MAX_POSITIONS).contains(&self.max_context_length) {
+            let expected = format!("an integer from {} (max_seq_length) to {MAX_POSITIONS}", self.max_seq_length);
+            return fail("max_context_length", self.max_context_length.to_string(), expected);
+        }
+        let cache = self.max_context_length as u64 * config.kv_dim() as u64;
+        if self.use_kv_cache && cache > MAX_ELEMENTS {
+            let expected = format!("a cache of at most {MAX_ELEMENTS} elements");
+            return fail("max_context_length", format!("{} ({cache} elements)", self.max_context_length), expected);
+        }
+        Ok(())
+    }
+
+    /// What is odd about the options without being an error, a sentence each.
+    pub fn warnings(&self, config: &ModelConfig) -> Vec<String> {
+        let mut out = Vec::new();
+        if self.max_context_length > config.max_position_embeddings {
+            out.push(format!(
+                "max_context_length {} is longer than the {} positions that the model was made for ({})",
+                self.max_context_length,
+                config.max_position_embeddings,
+                config.file()
+            ));
+        }
+        out
+    }
+
+    /// Tokens of one call at most: 1 with a cache and a static shape.
+    pub fn max_tokens(&self) -> usize {
+        match (self.dynamic_shape, self.use_kv_cache) {
+            (true, _) => self.max_seq_length.saturating_sub(DYNAMIC_RESERVE),
+            (false, true) => 1,
+            (false, false) => self.max_seq_length,
+        }
+    }
+
+    /// Positions that the program can address: rows of the rotary tables.
+    pub fn positions(&self) -> usize {
+        if self.use_kv_cache { self.max_context_length } else { self.max_seq_length }
+    }
+}
