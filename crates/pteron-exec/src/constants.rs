@@ -1,0 +1,98 @@
+//! Constants in memory: borrowed where they lie as they are, decoded where not.
+
+use std::sync::Arc;
+
+use pteron_ir::{ConstData, ConstId, IdMap, Module, TensorType};
+use pteron_tensor::{AlignedBytes, SharedSource, Tensor, read_all, read_scalar};
+
+use crate::error::ExecError;
+
+/// The bytes of one constant.
+#[derive(Debug)]
+enum Resolved {
+    /// As the source holds them: a mapped file, for example.
+    Borrowed(SharedSource),
+    /// Decoded.
+    Owned(AlignedBytes),
+    /// Not used by any method.
+    Unused,
+}
+
+/// A source's row-major elements, laid out by the type's dim order.
+pub(crate) fn in_memory_order(ty: &TensorType, source: &SharedSource) -> Result<AlignedBytes, ExecError> {
+    if ty.order.is_none() {
+        return Ok(read_all(source.as_ref())?);
+    }
+    let failed = |reason: String| ExecError::Constant { name: source.label().to_owned(), reason };
+    let bytes = read_all(source.as_ref())?;
+    let mut out =
+        Tensor::zeros_in_order(ty.dtype, source.shape(), &ty.dim_order()).map_err(|e| failed(e.to_string()))?;
+    let numel = out.numel();
+    let mut to = out.view_mut();
+    for i in 0..numel {
+        let moved = read_scalar(ty.dtype, &bytes, i).and_then(|x| to.set_scalar(i, x));
+        moved.ok_or_else(|| failed(format!("element {i} is missing")))?;
+    }
+    Ok(AlignedBytes::copied(out.bytes()))
+}
+
+/// The bytes of all constants that the methods use.
+#[derive(Debug)]
+pub(crate) struct Constants {
+    items: IdMap<ConstId, Resolved>,
+}
+
+impl Constants {
+    /// Resolves the constants for which `used` is true.
+    pub(crate) fn resolve(module: &Module, used: &dyn Fn(ConstId) -> bool) -> Result<Constants, ExecError> {
+        let mut items = IdMap::new();
+        for (id, c) in module.constants.iter() {
+            if !used(id) {
+                items.push(Resolved::Unused);
+                continue;
+            }
+            let missing = |reason: String| ExecError::Constant { name: c.name.to_string(), reason };
+            items.push(match &c.data {
+                ConstData::Source(s) => {
+                    let align = c.ty.dtype.size().unwrap_or(1);
+                    let sizes = c.ty.fixed_sizes().unwrap_or_default();
+                    if s.dtype() != c.ty.dtype || s.shape() != sizes.as_slice() {
+                        return Err(missing(format!(
+                            "its source has {}{:?}, the module declares {}",
+                            s.dtype(),
+                            s.shape(),
+                            c.ty
+                        )));
+                    }
+                    // Typed access needs the element's alignment, which a file need not give.
+                    if c.ty.order.is_some() {
+                        items.push(Resolved::Owned(in_memory_order(&c.ty, s)?));
+                        continue;
+                    }
+                    let fits = s.as_slice().is_some_and(|b| (b.as_ptr() as usize).is_multiple_of(align));
+                    if fits { Resolved::Borrowed(Arc::clone(s)) } else { Resolved::Owned(read_all(s.as_ref())?) }
+                }
+                ConstData::External(key) => {
+                    return Err(missing(format!(
+                        "it is stored outside the program under the key `{key}`; give the .ptd file"
+                    )));
+                }
+                ConstData::Missing => return Err(missing("the module was built without weights".to_owned())),
+            });
+        }
+        Ok(Constants { items })
+    }
+
+    pub(crate) fn bytes(&self, id: ConstId) -> &[u8] {
+        match self.items.get(id) {
+            Some(Resolved::Borrowed(s)) => s.as_slice().unwrap_or(&[]),
+            Some(Resolved::Owned(b)) => b,
+            Some(Resolved::Unused) | None => &[],
+        }
+    }
+
+    /// Bytes decoded into memory of the process.
+    pub(crate) fn owned_bytes(&self) -> u64 {
+        self.items.values().map(|r| if let Resolved::Owned(b) = r { b.len() as u64 } else { 0 }).sum()
+    }
+}

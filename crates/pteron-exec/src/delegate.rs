@@ -1,0 +1,68 @@
+//! Backends that execute a part of the graph.
+
+use std::fmt;
+use std::sync::Arc;
+
+use pteron_ir::Delegate;
+use pteron_kernels::Context;
+use pteron_tensor::{Shape, View, ViewMut};
+
+/// A prepared payload.
+pub trait DelegateInstance: Send + fmt::Debug {
+    /// Sizes of the outputs for inputs of these sizes; `declared` are the largest ones the program allows.
+    ///
+    /// # Errors
+    /// A sentence that says what does not fit.
+    fn output_sizes(&mut self, inputs: &[View<'_>], declared: &[Shape]) -> Result<Vec<Shape>, String>;
+
+    /// Computes the outputs.
+    ///
+    /// # Errors
+    /// A sentence that says what went wrong.
+    fn execute(&mut self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) -> Result<(), String>;
+}
+
+/// Prepares payloads of one backend.
+pub trait DelegateFactory: Send + Sync + fmt::Debug {
+    /// The backend's id in programs: `XnnpackBackend`.
+    fn backend(&self) -> &str;
+
+    /// Prepares a payload, to be executed with `ctx`, whose threads it shares.
+    ///
+    /// # Errors
+    /// A sentence that says what the backend cannot take.
+    fn prepare(&self, delegate: &Delegate, ctx: &Arc<Context>) -> Result<Box<dyn DelegateInstance>, String>;
+}
+
+/// The backends that a session may use.
+#[derive(Debug, Default)]
+pub struct Delegates {
+    factories: Vec<Box<dyn DelegateFactory>>,
+}
+
+impl Delegates {
+    /// No backend.
+    pub fn none() -> Delegates {
+        Delegates::default()
+    }
+
+    /// With one more backend.
+    #[must_use]
+    pub fn with(mut self, factory: impl DelegateFactory + 'static) -> Delegates {
+        self.factories.push(Box::new(factory));
+        self
+    }
+
+    /// Names of the backends.
+    pub fn names(&self) -> Vec<&str> {
+        self.factories.iter().map(|f| f.backend()).collect()
+    }
+
+    pub(crate) fn prepare(&self, delegate: &Delegate, ctx: &Arc<Context>) -> Result<Box<dyn DelegateInstance>, String> {
+        match self.factories.iter().find(|f| f.backend() == delegate.backend.as_ref()) {
+            Some(f) => f.prepare(delegate, ctx),
+            None if self.factories.is_empty() => Err("no backend is available here".to_owned()),
+            None => Err(format!("not available here; available: {}", self.names().join(", "))),
+        }
+    }
+}

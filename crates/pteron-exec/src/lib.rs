@@ -1,0 +1,31 @@
+//! Plans a graph and runs it.
+//!
+//! A [`Session`] holds a module, its resolved constants, its mutable buffers and a thread pool, and runs the module's
+//! methods. Whatever needs a graph executed goes through it: generation, calibration, evaluation, comparison.
+//!
+//! Planning assigns memory ([`pteron_ir::memory`]): one arena for all methods, allocated once and after the whole module has
+//! been checked, plus one for the buffers. Running follows the graph's nodes: where sizes depend on the input, the same
+//! inference that the graph was built with gives them, and an output that would not fit its memory is an error, never a write.
+//!
+//! This crate knows no file format and no language model. It spawns threads through [`pteron_kernels`] only, prints nothing
+//! and reads no clock: a [`Profiler`] brings its own.
+
+mod constants;
+mod delegate;
+mod dispatch;
+mod error;
+mod hook;
+mod memory;
+mod plan;
+mod run;
+mod scalar;
+mod session;
+mod value;
+
+pub use delegate::{DelegateFactory, DelegateInstance, Delegates};
+pub use dispatch::has_kernel;
+pub use error::ExecError;
+pub use hook::{NoHook, NodeEvent, NodeHook, Profiler};
+pub use pteron_kernels::Context;
+pub use session::{MemoryReport, Session, SessionOptions};
+pub use value::{Output, Outputs, Value, ValueRef};

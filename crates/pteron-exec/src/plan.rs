@@ -1,0 +1,142 @@
+//! Where every tensor of a method lies, decided before the first run.
+
+use std::ops::Range;
+
+use pteron_ir::memory::{Interval, StorageKind, place, storages_with_safe_views};
+use pteron_ir::{BufferId, ConstId, Extra, Graph, Id, IdMap, Module, NodeId, SideTable, Type, ValueId};
+use pteron_tensor::AlignedBytes;
+
+use crate::dispatch::has_kernel;
+use crate::error::ExecError;
+
+/// Where a tensor's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// At this offset of the arena, with room for so many bytes.
+    Arena(usize, usize),
+    /// At this offset of the state, with room for so many bytes.
+    State(usize, usize),
+    /// A constant.
+    Const(ConstId),
+    /// An input of the call.
+    Input(usize),
+}
+
+/// Offsets of the buffers in the state.
+#[derive(Debug)]
+pub(crate) struct StateLayout {
+    pub(crate) ranges: IdMap<BufferId, Range<usize>>,
+    pub(crate) total: usize,
+}
+
+impl StateLayout {
+    pub(crate) fn of(module: &Module) -> Result<StateLayout, ExecError> {
+        let mut ranges = IdMap::new();
+        let mut total = 0usize;
+        for (_, b) in module.buffers.iter() {
+            let bytes =
+                b.ty.fixed_sizes()
+                    .and_then(|s| s.iter().try_fold(1usize, |n, &d| n.checked_mul(d)))
+                    .and_then(|n| b.ty.dtype.bytes_for(n));
+            let end = bytes.and_then(|n| total.checked_add(n));
+            let (Some(end), true) = (end, b.ty.is_static()) else {
+                return Err(ExecError::Constant {
+                    name: b.name.to_string(),
+                    reason: format!("a buffer of type {} has no fixed size in memory", b.ty),
+                });
+            };
+            ranges.push(total..end);
+            total = end.div_ceil(AlignedBytes::ALIGN).saturating_mul(AlignedBytes::ALIGN);
+        }
+        Ok(StateLayout { ranges, total })
+    }
+}
+
+/// The plan of one method.
+#[derive(Debug)]
+pub(crate) struct MethodPlan {
+    /// Place of each tensor value; `None` for scalars and unused constants.
+    pub(crate) places: SideTable<ValueId, Option<Place>>,
+    /// Nodes whose output sizes depend on the run.
+    pub(crate) dynamic: SideTable<NodeId, bool>,
+    /// Nodes whose outputs all share an input's memory: nothing is computed.
+    pub(crate) alias: SideTable<NodeId, bool>,
+    /// Bytes of arena that the method needs.
+    pub(crate) arena_bytes: usize,
+    /// Buffers that hold another value at the end than what lies in their memory.
+    pub(crate) write_backs: Vec<(BufferId, ValueId)>,
+    /// Outputs that lie in a buffer's memory and would be lost when that buffer gets its value at the end.
+    pub(crate) saved: Vec<ValueId>,
+}
+
+impl MethodPlan {
+    pub(crate) fn new(graph: &Graph, state: &StateLayout) -> Result<MethodPlan, ExecError> {
+        let memory = |source| ExecError::Memory { method: graph.name.clone(), source };
+        let map = storages_with_safe_views(graph).map_err(memory)?;
+        let temps: Vec<_> =
+            map.storages.iter().filter(|(_, s)| s.kind == StorageKind::Temp).map(|(id, _)| id).collect();
+        let items: Vec<Interval> = temps
+            .iter()
+            .map(|&id| &map.storages[id])
+            .map(|s| Interval { bytes: s.bytes, first: s.first, last: s.last })
+            .collect();
+        let placement = place(&items, AlignedBytes::ALIGN);
+        let mut offsets = SideTable::new(0usize);
+        temps.iter().zip(&placement.offsets).for_each(|(&id, &at)| offsets[id] = at);
+        let mut places = SideTable::new(None);
+        for v in graph.values.keys() {
+            let Some(id) = map.of[v] else { continue };
+            let s = &map.storages[id];
+            places[v] = Some(match s.kind {
+                StorageKind::Input(i) => Place::Input(i as usize),
+                StorageKind::Const(c) => Place::Const(c),
+                StorageKind::Buffer(b) => {
+                    let r = &state.ranges[b];
+                    Place::State(r.start, r.len())
+                }
+                StorageKind::Temp => Place::Arena(offsets[id], s.bytes),
+            });
+        }
+        let fixed = |v: ValueId| match graph.ty(v) {
+            Type::Tensor(t) => t.is_static(),
+            _ => false,
+        };
+        let mut dynamic = SideTable::new(false);
+        let mut alias = SideTable::new(false);
+        for n in graph.all_nodes() {
+            let node = &graph.nodes[n];
+            if let Extra::Custom(key) = &node.extra {
+                return Err(ExecError::at(graph, n, format!("there is no kernel `{key}`")));
+            }
+            if !has_kernel(node.op) {
+                return Err(ExecError::at(graph, n, "there is no kernel for this operator"));
+            }
+            dynamic[n] = !node.outputs.iter().all(|&v| fixed(v));
+            let shares = |k: usize| {
+                pteron_ir::memory::aliased_input(graph, n, k, true)
+                    .is_some_and(|input| map.of[input] == map.of[node.outputs[k]])
+            };
+            alias[n] = node.op.is_view() && (0..node.outputs.len()).all(shares);
+        }
+        let in_place =
+            |&(b, v): &(BufferId, ValueId)| map.of[v].is_some_and(|s| map.storages[s].kind == StorageKind::Buffer(b));
+        let write_backs: Vec<_> = graph.mutations.iter().filter(|m| !in_place(m)).copied().collect();
+        let overwritten = |v: &ValueId| match map.of[*v].map(|s| map.storages[s].kind) {
+            Some(StorageKind::Buffer(b)) => write_backs.iter().any(|w| w.0 == b),
+            _ => false,
+        };
+        let saved = graph.outputs().iter().filter(|v| overwritten(v)).copied().collect();
+        Ok(MethodPlan { places, dynamic, alias, arena_bytes: placement.total, write_backs, saved })
+    }
+
+    /// True if the method reads constant `c`.
+    pub(crate) fn uses(graph: &Graph) -> impl Fn(ConstId) -> bool {
+        let mut used = SideTable::new(false);
+        for data in graph.values.values() {
+            if let pteron_ir::Def::Const(c) = data.def {
+                used[c] = true;
+            }
+        }
+        move |c| c.index() != usize::MAX && used[c]
+    }
+}

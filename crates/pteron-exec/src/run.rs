@@ -1,0 +1,742 @@
+//! One call of a method.
+
+use std::ops::Range;
+
+use pteron_ir::{
+    Arg, BufferId, DelegateId, Extra, Graph, Id, IdMap, InferCtx, IntArg, NodeId, Op, OutputSpec, RegionId, SymInt,
+    Type, ValueId,
+};
+use pteron_kernels::Context;
+use pteron_tensor::{
+    AlignedBytes, DType, Scalar, Shape, Tensor, View, ViewMut, contiguous_order, read_scalar, strides_for,
+};
+use smallvec::SmallVec;
+
+use crate::constants::Constants;
+use crate::delegate::DelegateInstance;
+use crate::dispatch::{Resolved, call};
+use crate::error::ExecError;
+use crate::hook::{NodeEvent, NodeHook};
+use crate::memory::Carved;
+use crate::plan::{MethodPlan, Place, StateLayout};
+use crate::scalar::evaluate;
+use crate::value::{Output, Outputs, ValueRef};
+
+/// What a value is in this call.
+#[derive(Debug, Clone)]
+struct Slot {
+    /// Its type with the sizes of this call.
+    ty: Type,
+    /// A tensor's sizes.
+    sizes: Shape,
+    /// A tensor's strides in elements.
+    strides: Shape,
+    /// A tensor's bytes.
+    bytes: usize,
+    /// A scalar's value.
+    scalar: Scalar,
+}
+
+/// The values of a method, kept between calls so that fixed sizes are computed once.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    slots: IdMap<ValueId, Slot>,
+    /// Row-major copies of inputs that were not.
+    copies: Vec<(usize, Tensor)>,
+    /// Bytes of outputs whose memory is written at the end of the call.
+    saved: Vec<(ValueId, AlignedBytes)>,
+}
+
+impl Frame {
+    pub(crate) fn new(graph: &Graph) -> Frame {
+        let mut slots = IdMap::new();
+        for data in graph.values.values() {
+            let mut slot = Slot {
+                ty: data.ty.clone(),
+                sizes: Shape::new(),
+                strides: Shape::new(),
+                bytes: 0,
+                scalar: Scalar::Int(0),
+            };
+            if let Type::Tensor(t) = &data.ty
+                && t.is_static()
+            {
+                // A size that overflows was refused when memory was planned.
+                let _ = slot.set_tensor(data.ty.clone());
+            }
+            slots.push(slot);
+        }
+        Frame { slots, copies: Vec::new(), saved: Vec::new() }
+    }
+}
+
+impl Slot {
+    /// Gives the slot a tensor type with known sizes.
+    fn set_tensor(&mut self, ty: Type) -> Result<(), String> {
+        let Type::Tensor(t) = &ty else { return Err(format!("{ty} is no tensor")) };
+        let Some(sizes) = t.fixed_sizes() else { return Err(format!("the sizes of {t} are not known")) };
+        let strides = match &t.order {
+            Some(order) => strides_for(&sizes, order),
+            None => strides_for(&sizes, &contiguous_order(sizes.len())),
+        };
+        self.strides = strides.map_err(|e| e.to_string())?;
+        let numel = sizes.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        self.bytes = numel.and_then(|n| t.dtype.bytes_for(n)).ok_or_else(|| format!("{t} does not fit in memory"))?;
+        self.sizes = sizes;
+        self.ty = ty;
+        Ok(())
+    }
+
+    fn set_scalar(&mut self, value: Scalar) {
+        self.ty = match value {
+            Scalar::Int(i) => Type::Int(SymInt::Const(i)),
+            Scalar::Float(_) => Type::Float,
+            Scalar::Bool(_) => Type::Bool,
+        };
+        self.scalar = value;
+    }
+
+    fn dtype(&self) -> DType {
+        self.ty.as_tensor().map_or(DType::U8, |t| t.dtype)
+    }
+}
+
+pub(crate) struct Run<'s> {
+    pub(crate) graph: &'s Graph,
+    pub(crate) plan: &'s MethodPlan,
+    pub(crate) frame: &'s mut Frame,
+    pub(crate) constants: &'s Constants,
+    pub(crate) delegates: &'s mut IdMap<DelegateId, Option<Box<dyn DelegateInstance>>>,
+    pub(crate) layout: &'s StateLayout,
+    pub(crate) state: &'s mut [u8],
+    pub(crate) arena: &'s mut [u8],
+    pub(crate) inputs: &'s [ValueRef<'s>],
+    pub(crate) ctx: &'s Context,
+    pub(crate) steps_left: u64,
+    pub(crate) max_steps: u64,
+}
+
+/// Memory that is only read: what is left of the arena and the state, the constants and the inputs.
+struct Readable<'a> {
+    arena: Carved<'a>,
+    state: Carved<'a>,
+    constants: &'a Constants,
+    inputs: &'a [ValueRef<'a>],
+    copies: &'a [(usize, Tensor)],
+}
+
+impl<'a> Readable<'a> {
+    fn view(&self, slot: &'a Slot, place: Option<Place>) -> Result<View<'a>, String> {
+        let data: &'a [u8] = match place {
+            Some(Place::Arena(at, _)) => self.arena.read(at..at + slot.bytes),
+            Some(Place::State(at, _)) => self.state.read(at..at + slot.bytes),
+            Some(Place::Const(c)) => Some(self.constants.bytes(c)),
+            Some(Place::Input(i)) => match self.copies.iter().find(|c| c.0 == i) {
+                Some((_, t)) => Some(t.bytes()),
+                None => match self.inputs.get(i) {
+                    Some(ValueRef::Tensor(v)) => Some(v.bytes()),
+                    _ => None,
+                },
+            },
+            None => None,
+        }
+        .ok_or("an operand lies in memory that the same node writes")?;
+        View::new(slot.dtype(), &slot.sizes, &slot.strides, data).map_err(|e| e.to_string())
+    }
+}
+
+impl<'s> Run<'s> {
+    pub(crate) fn execute(mut self, hook: &mut dyn NodeHook) -> Result<Outputs<'s>, ExecError> {
+        self.bind_inputs()?;
+        self.region(self.graph.body_id(), hook)?;
+        self.save_outputs()?;
+        self.write_back()?;
+        let Run { graph, plan, frame, constants, state, arena, inputs, .. } = self;
+        let frame: &'s Frame = frame;
+        let none = |mem: &'s mut [u8]| Carved::new(mem, &[]).unwrap_or_else(|| unreachable!("no range is cut"));
+        let memory = Readable { arena: none(arena), state: none(state), constants, inputs, copies: &frame.copies };
+        let items = graph
+            .outputs()
+            .iter()
+            .map(|&v| {
+                let slot = &frame.slots[v];
+                match frame.saved.iter().find(|s| s.0 == v) {
+                    Some((_, bytes)) => View::new(slot.dtype(), &slot.sizes, &slot.strides, bytes)
+                        .map(ValueRef::Tensor)
+                        .map_err(|e| e.to_string()),
+                    None => output(&memory, slot, plan.places[v]),
+                }
+            })
+            .collect::<Result<Vec<_>, String>>()
+            .map_err(|reason| ExecError::Constant { name: "an output".to_owned(), reason })?;
+        Ok(Outputs { items })
+    }
+
+    fn bind_inputs(&mut self) -> Result<(), ExecError> {
+        let (graph, inputs) = (self.graph, self.inputs);
+        if inputs.len() != graph.inputs.len() {
+            return Err(ExecError::InputCount {
+                method: graph.name.clone(),
+                expected: graph.inputs.len(),
+                found: inputs.len(),
+            });
+        }
+        self.frame.copies.clear();
+        let mut symbols: SmallVec<[Option<i64>; 4]> = SmallVec::from_elem(None, graph.symbols.len());
+        for (position, (&v, input)) in graph.inputs.iter().zip(inputs).enumerate() {
+            let declared = graph.ty(v);
+            let refuse = || ExecError::Input {
+                method: graph.name.clone(),
+                position,
+                name: graph.values[v].name.as_deref().unwrap_or("").to_owned(),
+                found: input.describe(),
+                expected: describe_declared(graph, declared),
+            };
+            match (input, declared) {
+                (ValueRef::Tensor(t), Type::Tensor(ty)) => {
+                    if t.dtype() != ty.dtype || t.rank() != ty.rank() {
+                        return Err(refuse());
+                    }
+                    for (&size, dim) in t.sizes().iter().zip(&ty.dims) {
+                        let size = i64::try_from(size).unwrap_or(i64::MAX);
+                        let (lo, hi) = dim.range(&graph.symbols);
+                        let fits = lo <= size && size <= hi;
+                        // The first appearance of a symbol gives its value; later ones must agree.
+                        let agrees = match dim.as_symbol() {
+                            Some(s) => *symbols[s.index()].get_or_insert(size) == size,
+                            None => dim.eval(&|s| symbols[s.index()]).is_none_or(|d| d == size),
+                        };
+                        if !fits || !agrees {
+                            return Err(refuse());
+                        }
+                    }
+                    let mut now = ty.clone();
+                    now.dims = t.sizes().iter().map(|&s| s.into()).collect();
+                    let slot = &mut self.frame.slots[v];
+                    slot.set_tensor(Type::Tensor(now)).map_err(|_| refuse())?;
+                    let elements = t.numel();
+                    let aligned = (t.bytes().as_ptr() as usize).is_multiple_of(t.dtype().size().unwrap_or(1));
+                    if elements > 0 && (slot.strides.as_slice() != t.strides() && !both_row_major(t, slot) || !aligned)
+                    {
+                        let order = ty.dim_order();
+                        let mut copy = Tensor::zeros_in_order(t.dtype(), t.sizes(), &order).map_err(|_| refuse())?;
+                        let mut to = copy.view_mut();
+                        for i in 0..elements {
+                            t.scalar(i).and_then(|x| to.set_scalar(i, x)).ok_or_else(refuse)?;
+                        }
+                        self.frame.copies.push((position, copy));
+                    }
+                }
+                (ValueRef::Int(i), Type::Int(s)) => {
+                    let (lo, hi) = s.range(&graph.symbols);
+                    if *i < lo || *i > hi {
+                        return Err(refuse());
+                    }
+                    self.frame.slots[v].set_scalar(Scalar::Int(*i));
+                }
+                (ValueRef::Bool(b), Type::Bool) => self.frame.slots[v].set_scalar(Scalar::Bool(*b)),
+                (ValueRef::Float(f), Type::Float) => self.frame.slots[v].set_scalar(Scalar::Float(*f)),
+                (ValueRef::Int(i), Type::Float) => self.frame.slots[v].set_scalar(Scalar::Float(*i as f64)),
+                _ => return Err(refuse()),
+            }
+        }
+        Ok(())
+    }
+
+    fn region(&mut self, region: RegionId, hook: &mut dyn NodeHook) -> Result<(), ExecError> {
+        let graph = self.graph;
+        for &n in &graph.regions[region].nodes {
+            self.steps_left = match self.steps_left.checked_sub(1) {
+                Some(left) => left,
+                None => return Err(ExecError::StepLimit { method: graph.name.clone(), limit: self.max_steps }),
+            };
+            let active = hook.is_active();
+            if active {
+                hook.before(graph, n);
+            }
+            let op = graph.nodes[n].op;
+            match op {
+                Op::Cond => self.cond(n, hook)?,
+                Op::Loop => self.repeat(n, hook)?,
+                Op::Delegate => self.delegate(n).map_err(|e| ExecError::at(graph, n, e))?,
+                _ => self.simple(n).map_err(|e| ExecError::at(graph, n, e))?,
+            }
+            if active {
+                self.watch(n, hook).map_err(|e| ExecError::at(graph, n, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, n: NodeId, hook: &mut dyn NodeHook) -> Result<(), String> {
+        let graph = self.graph;
+        let wanted = hook.wants_outputs() && !matches!(graph.nodes[n].op, Op::Cond | Op::Loop);
+        let frame = &*self.frame;
+        let cut = |mem| Carved::new(mem, &[]).ok_or("memory cannot be read");
+        let memory = Readable {
+            arena: cut(&mut *self.arena)?,
+            state: cut(&mut *self.state)?,
+            constants: self.constants,
+            inputs: self.inputs,
+            copies: &frame.copies,
+        };
+        let list: &[ValueId] = if wanted { &graph.nodes[n].outputs } else { &[] };
+        let outputs = list
+            .iter()
+            .map(|&v| output(&memory, &frame.slots[v], self.plan.places[v]))
+            .collect::<Result<Vec<_>, _>>()?;
+        hook.after(&NodeEvent { graph, node: n, outputs: &outputs });
+        Ok(())
+    }
+
+    /// A node without regions: infers sizes where they are not fixed, then computes.
+    fn simple(&mut self, n: NodeId) -> Result<(), String> {
+        let node = &self.graph.nodes[n];
+        let op = node.op;
+        match op {
+            Op::SymSize | Op::SymNumel => {
+                let types = self.infer(n)?;
+                let Some(Type::Int(SymInt::Const(v))) = types.first() else {
+                    return Err("the size is not known".into());
+                };
+                self.set_scalar(node.outputs[0], Scalar::Int(*v))
+            }
+            Op::LocalScalarDense => {
+                let value = self.read_one(node.args.first())?;
+                self.set_scalar(node.outputs[0], value)
+            }
+            _ if matches!(
+                node.outputs.first().map(|&v| self.graph.ty(v)),
+                Some(Type::Int(_) | Type::Bool | Type::Float)
+            ) =>
+            {
+                let args =
+                    node.args.iter().map(|a| self.scalar_arg(a)).collect::<Result<SmallVec<[Scalar; 2]>, _>>()?;
+                let value = evaluate(op, &args).map_err(|e| e.reason)?;
+                self.set_scalar(node.outputs[0], value)
+            }
+            _ => {
+                if self.plan.dynamic[n] {
+                    let types = self.infer(n)?;
+                    for (&v, ty) in node.outputs.iter().zip(types) {
+                        self.set_type(v, ty)?;
+                    }
+                }
+                if self.plan.alias[n] { self.check_alias(n) } else { self.kernel(n) }
+            }
+        }
+    }
+
+    /// A view over its input's memory has as many bytes as the input has in this call, which declared types alone do not
+    /// promise where one of the two is fixed and the other is not.
+    fn check_alias(&self, n: NodeId) -> Result<(), String> {
+        let node = &self.graph.nodes[n];
+        let (Some(Arg::Value(from)), Some(&to)) = (node.args.first(), node.outputs.first()) else { return Ok(()) };
+        let (from, to) = (&self.frame.slots[*from], &self.frame.slots[to]);
+        if from.bytes == to.bytes { Ok(()) } else { Err(format!("{} cannot be viewed as {}", from.ty, to.ty)) }
+    }
+
+    fn infer(&self, n: NodeId) -> Result<SmallVec<[Type; 2]>, String> {
+        let node = &self.graph.nodes[n];
+        let slots = &self.frame.slots;
+        let types = |v: ValueId| &slots[v].ty;
+        let ctx = InferCtx { op: node.op, args: &node.args, types: &types, symbols: &self.graph.symbols };
+        let types = ctx.infer().map_err(|e| e.reason)?;
+        if types.len() == node.outputs.len() {
+            Ok(types)
+        } else {
+            Err(format!("gives {} results, {} are declared", types.len(), node.outputs.len()))
+        }
+    }
+
+    /// Gives value `v` its type in this call: of the declared dtype and rank, and small enough for its memory.
+    fn set_type(&mut self, v: ValueId, ty: Type) -> Result<(), String> {
+        let declared = self.graph.ty(v);
+        let (Some(d), Some(t)) = (declared.as_tensor(), ty.as_tensor()) else {
+            return Err(format!("{v} is {ty}, declared as {declared}"));
+        };
+        if d.dtype != t.dtype || d.rank() != t.rank() {
+            return Err(format!("{v} is {ty}, declared as {declared}"));
+        }
+        let slot = &mut self.frame.slots[v];
+        slot.set_tensor(ty)?;
+        let room = match self.plan.places[v] {
+            Some(Place::Arena(_, room) | Place::State(_, room)) => room,
+            _ => usize::MAX,
+        };
+        if slot.bytes > room {
+            return Err(format!(
+                "{v} needs {} bytes, the program plans {room}: it is {}, declared as {declared}",
+                slot.bytes, slot.ty
+            ));
+        }
+        Ok(())
+    }
+
+    fn set_scalar(&mut self, v: ValueId, value: Scalar) -> Result<(), String> {
+        if let (Type::Int(s), Scalar::Int(i)) = (self.graph.ty(v), value) {
+            let (lo, hi) = s.range(&self.graph.symbols);
+            if i < lo || i > hi {
+                return Err(format!("the value is {i}, the program allows {lo} to {hi}"));
+            }
+        }
+        self.frame.slots[v].set_scalar(value);
+        Ok(())
+    }
+
+    fn scalar_arg(&self, arg: &Arg) -> Result<Scalar, String> {
+        Ok(match arg {
+            Arg::Int(i) => Scalar::Int(*i),
+            Arg::Float(f) => Scalar::Float(*f),
+            Arg::Bool(b) => Scalar::Bool(*b),
+            Arg::Value(v) => match &self.frame.slots[*v] {
+                slot if slot.ty.as_tensor().is_none() => slot.scalar,
+                slot => return Err(format!("{v} is {}, expected a scalar", slot.ty)),
+            },
+            other => return Err(format!("{} given, expected a scalar", other.kind_name())),
+        })
+    }
+
+    fn read_one(&mut self, arg: Option<&Arg>) -> Result<Scalar, String> {
+        let Some(Arg::Value(v)) = arg else { return Err("expected a tensor".into()) };
+        let (bytes, dtype) = self.bytes_of(*v)?;
+        read_scalar(dtype, bytes, 0).ok_or_else(|| "the tensor is empty".to_owned())
+    }
+
+    /// The bytes of a tensor value, nothing being written.
+    fn bytes_of(&mut self, v: ValueId) -> Result<(&[u8], DType), String> {
+        let frame = &*self.frame;
+        let cut = |mem| Carved::new(mem, &[]).ok_or("memory cannot be read");
+        let memory = Readable {
+            arena: cut(&mut *self.arena)?,
+            state: cut(&mut *self.state)?,
+            constants: self.constants,
+            inputs: self.inputs,
+            copies: &frame.copies,
+        };
+        let slot = &frame.slots[v];
+        let view = memory.view(slot, self.plan.places[v])?;
+        let bytes = view.bytes();
+        Ok((bytes.get(..slot.bytes).unwrap_or(bytes), slot.dtype()))
+    }
+
+    fn kernel(&mut self, n: NodeId) -> Result<(), String> {
+        let (graph, plan) = (self.graph, self.plan);
+        let node = &graph.nodes[n];
+        let schema = node.op.schema();
+        let frame = &*self.frame;
+        let (mut memory, written) =
+            split(self.arena, self.state, self.constants, self.inputs, frame, plan, &node.outputs)?;
+        let mut resolved: SmallVec<[Resolved<'_>; 8]> = SmallVec::new();
+        for (i, arg) in node.args.iter().enumerate() {
+            let mutated = schema
+                .outputs
+                .iter()
+                .any(|o| matches!(o, OutputSpec::NewVersion { arg } if schema.input_of(*arg) == i));
+            resolved.push(if mutated { Resolved::Mutated } else { resolve(frame, plan, &memory, arg)? });
+        }
+        let mut outs: SmallVec<[ViewMut<'_>; 3]> = SmallVec::new();
+        for (&v, at) in node.outputs.iter().zip(written) {
+            outs.push(take_out(&mut memory, &frame.slots[v], at)?);
+        }
+        call(self.ctx, node.op, &resolved, outs)
+    }
+
+    fn delegate(&mut self, n: NodeId) -> Result<(), String> {
+        let (graph, plan) = (self.graph, self.plan);
+        let node = &graph.nodes[n];
+        let Extra::Delegate(id) = node.extra else { return Err("names no delegate".into()) };
+        let mut instance = match self.delegates.get(id) {
+            Some(Some(_)) => self.delegates[id].take(),
+            _ => None,
+        };
+        let result = match instance.as_mut() {
+            None => Err("the delegate is not prepared".to_owned()),
+            Some(d) => self.call_delegate(d.as_mut(), node.args.as_slice(), &node.outputs, plan),
+        };
+        if let Some(d) = instance {
+            self.delegates[id] = Some(d);
+        }
+        result
+    }
+
+    fn call_delegate(
+        &mut self,
+        instance: &mut dyn DelegateInstance,
+        args: &[Arg],
+        outputs: &[ValueId],
+        plan: &MethodPlan,
+    ) -> Result<(), String> {
+        let inputs: SmallVec<[ValueId; 4]> = args
+            .iter()
+            .map(|a| if let Arg::Value(v) = a { Ok(*v) } else { Err("a delegate's argument is no tensor".to_owned()) })
+            .collect::<Result<_, _>>()?;
+        let sizes = {
+            let frame = &*self.frame;
+            let (memory, _) = split(self.arena, self.state, self.constants, self.inputs, frame, plan, &[])?;
+            let views =
+                inputs.iter().map(|&v| memory.view(&frame.slots[v], plan.places[v])).collect::<Result<Vec<_>, _>>()?;
+            let largest = |&v: &ValueId| {
+                let t = self.graph.ty(v).as_tensor();
+                t.and_then(|t| t.max_sizes(&self.graph.symbols)).ok_or("an output of a delegate has no bound")
+            };
+            let declared = outputs.iter().map(largest).collect::<Result<Vec<_>, _>>()?;
+            instance.output_sizes(&views, &declared)?
+        };
+        for (&v, sizes) in outputs.iter().zip(&sizes) {
+            let Some(t) = self.graph.ty(v).as_tensor() else { return Err("a delegate gives tensors only".into()) };
+            let mut now = t.clone();
+            now.dims = sizes.iter().map(|&s| s.into()).collect();
+            self.set_type(v, Type::Tensor(now))?;
+        }
+        let frame = &*self.frame;
+        let (mut memory, written) = split(self.arena, self.state, self.constants, self.inputs, frame, plan, outputs)?;
+        let views =
+            inputs.iter().map(|&v| memory.view(&frame.slots[v], plan.places[v])).collect::<Result<Vec<_>, _>>()?;
+        let mut outs = Vec::with_capacity(outputs.len());
+        for (&v, at) in outputs.iter().zip(written) {
+            outs.push(take_out(&mut memory, &frame.slots[v], at)?);
+        }
+        instance.execute(&views, &mut outs)
+    }
+
+    fn truth(&mut self, v: ValueId) -> Result<bool, String> {
+        if self.frame.slots[v].ty.as_tensor().is_none() {
+            return Ok(self.frame.slots[v].scalar.as_bool());
+        }
+        // A tensor is true if none of its elements is false.
+        let (bytes, dtype) = self.bytes_of(v)?;
+        if dtype == DType::Bool {
+            Ok(!bytes.contains(&0))
+        } else {
+            Err(format!("a condition of type {dtype}, expected bool"))
+        }
+    }
+
+    fn cond(&mut self, n: NodeId, hook: &mut dyn NodeHook) -> Result<(), ExecError> {
+        let graph = self.graph;
+        let node = &graph.nodes[n];
+        let fail = |reason: String| ExecError::at(graph, n, reason);
+        let taken = match node.args.first() {
+            Some(Arg::Value(v)) => self.truth(*v).map_err(fail)?,
+            Some(Arg::Bool(b)) => *b,
+            _ => return Err(fail("has no condition".to_owned())),
+        };
+        let Some(&region) = node.regions.get(usize::from(!taken)) else {
+            return Err(fail("has no branch for the condition".to_owned()));
+        };
+        self.region(region, hook)?;
+        self.assign(&graph.regions[region].results, &node.outputs).map_err(fail)
+    }
+
+    fn repeat(&mut self, n: NodeId, hook: &mut dyn NodeHook) -> Result<(), ExecError> {
+        let graph = self.graph;
+        let node = &graph.nodes[n];
+        let fail = |reason: String| ExecError::at(graph, n, reason);
+        let Some(&region) = node.regions.first() else { return Err(fail("has no body".to_owned())) };
+        let body = &graph.regions[region];
+        let Some((&again, results)) = body.results.split_first() else {
+            return Err(fail("its body does not say whether to go on".to_owned()));
+        };
+        for (arg, &param) in node.args.iter().zip(&body.params) {
+            match arg {
+                Arg::Value(v) => self.assign(&[*v], &[param]).map_err(fail)?,
+                other => {
+                    let value = self.scalar_arg(other).map_err(fail)?;
+                    self.frame.slots[param].set_scalar(value);
+                }
+            }
+        }
+        loop {
+            self.region(region, hook)?;
+            if !self.truth(again).map_err(fail)? {
+                break;
+            }
+            self.assign(results, &body.params).map_err(fail)?;
+        }
+        self.assign(results, &node.outputs).map_err(fail)
+    }
+
+    /// Gives each of `to` the value of the one of `from` beside it, all at once.
+    fn assign(&mut self, from: &[ValueId], to: &[ValueId]) -> Result<(), String> {
+        let mut tensors: SmallVec<[Option<Vec<u8>>; 2]> = SmallVec::new();
+        for &v in from {
+            let is_tensor = self.frame.slots[v].ty.as_tensor().is_some();
+            tensors.push(if is_tensor { Some(self.bytes_of(v)?.0.to_vec()) } else { None });
+        }
+        let slots: SmallVec<[Slot; 2]> = from.iter().map(|&v| self.frame.slots[v].clone()).collect();
+        for ((slot, bytes), &v) in slots.into_iter().zip(tensors).zip(to) {
+            match bytes {
+                None => self.frame.slots[v].set_scalar(slot.scalar),
+                Some(bytes) => {
+                    self.set_type(v, slot.ty)?;
+                    self.write(self.plan.places[v], &bytes)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, place: Option<Place>, bytes: &[u8]) -> Result<(), String> {
+        let to = match place {
+            Some(Place::Arena(at, room)) if bytes.len() <= room => self.arena.get_mut(at..at + bytes.len()),
+            Some(Place::State(at, room)) if bytes.len() <= room => self.state.get_mut(at..at + bytes.len()),
+            _ => None,
+        };
+        to.ok_or("a value has no memory of its own")?.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn save_outputs(&mut self) -> Result<(), ExecError> {
+        self.frame.saved.clear();
+        for &v in &self.plan.saved {
+            let fail = |reason| ExecError::Constant { name: format!("output {v}"), reason };
+            let bytes = AlignedBytes::copied(self.bytes_of(v).map_err(fail)?.0);
+            self.frame.saved.push((v, bytes));
+        }
+        Ok(())
+    }
+
+    /// Copies what the buffers shall hold at the end; all is read before any is written.
+    fn write_back(&mut self) -> Result<(), ExecError> {
+        let plan = self.plan;
+        let fail = |b: BufferId, reason: String| ExecError::Constant { name: format!("buffer {b}"), reason };
+        let mut pending = Vec::new();
+        for &(b, v) in &plan.write_backs {
+            let bytes = self.bytes_of(v).map_err(|e| fail(b, e))?.0.to_vec();
+            pending.push((b, bytes));
+        }
+        for (b, bytes) in pending {
+            let range = self.layout.ranges[b].clone();
+            if range.len() != bytes.len() {
+                return Err(fail(b, format!("{} bytes to store in {}", bytes.len(), range.len())));
+            }
+            self.state[range].copy_from_slice(&bytes);
+        }
+        Ok(())
+    }
+}
+
+fn both_row_major(t: &View<'_>, slot: &Slot) -> bool {
+    t.is_contiguous() && slot.ty.as_tensor().is_some_and(|t| t.order.is_none())
+}
+
+fn describe_declared(graph: &Graph, ty: &Type) -> String {
+    let Type::Tensor(t) = ty else { return ty.to_string() };
+    let dims: Vec<String> = t
+        .dims
+        .iter()
+        .map(|d| match d.range(&graph.symbols) {
+            (a, b) if a == b => a.to_string(),
+            (a, b) => format!("{a}..={b}"),
+        })
+        .collect();
+    format!("{}[{}]", t.dtype, dims.join(", "))
+}
+
+fn output<'a>(memory: &Readable<'a>, slot: &'a Slot, place: Option<Place>) -> Result<Output<'a>, String> {
+    Ok(match slot.ty {
+        Type::Tensor(_) => ValueRef::Tensor(memory.view(slot, place)?),
+        _ => match slot.scalar {
+            Scalar::Int(i) => ValueRef::Int(i),
+            Scalar::Bool(b) => ValueRef::Bool(b),
+            Scalar::Float(f) => ValueRef::Float(f),
+        },
+    })
+}
+
+/// Which of the carved ranges an output is.
+#[derive(Clone, Copy)]
+enum Written {
+    Arena(usize),
+    State(usize),
+}
+
+/// Cuts the memory of `outputs` out of arena and state; the rest can be read.
+#[allow(clippy::type_complexity, reason = "a pair of what can be read and where each output is")]
+fn split<'a>(
+    arena: &'a mut [u8],
+    state: &'a mut [u8],
+    constants: &'a Constants,
+    inputs: &'a [ValueRef<'a>],
+    frame: &'a Frame,
+    plan: &MethodPlan,
+    outputs: &[ValueId],
+) -> Result<(Readable<'a>, SmallVec<[Written; 3]>), String> {
+    let mut in_arena: SmallVec<[Range<usize>; 3]> = SmallVec::new();
+    let mut in_state: SmallVec<[Range<usize>; 3]> = SmallVec::new();
+    let mut written = SmallVec::new();
+    for &v in outputs {
+        let bytes = frame.slots[v].bytes;
+        match plan.places[v] {
+            Some(Place::Arena(at, _)) => {
+                written.push(Written::Arena(in_arena.len()));
+                in_arena.push(at..at + bytes);
+            }
+            Some(Place::State(at, _)) => {
+                written.push(Written::State(in_state.len()));
+                in_state.push(at..at + bytes);
+            }
+            _ => return Err("would write a constant or an input".to_owned()),
+        }
+    }
+    let overlap = "two outputs share memory";
+    let memory = Readable {
+        arena: Carved::new(arena, &in_arena).ok_or(overlap)?,
+        state: Carved::new(state, &in_state).ok_or(overlap)?,
+        constants,
+        inputs,
+        copies: &frame.copies,
+    };
+    Ok((memory, written))
+}
+
+fn take_out<'a>(memory: &mut Readable<'a>, slot: &'a Slot, at: Written) -> Result<ViewMut<'a>, String> {
+    let piece = match at {
+        Written::Arena(i) => memory.arena.written.get_mut(i),
+        Written::State(i) => memory.state.written.get_mut(i),
+    };
+    let data = piece.and_then(Option::take).ok_or("an output is written twice")?;
+    ViewMut::new(slot.dtype(), &slot.sizes, &slot.strides, data).map_err(|e| e.to_string())
+}
+
+fn resolve<'a>(
+    frame: &'a Frame,
+    plan: &MethodPlan,
+    memory: &Readable<'a>,
+    arg: &'a Arg,
+) -> Result<Resolved<'a>, String> {
+    let value = |v: ValueId| -> Result<Resolved<'a>, String> {
+        let slot = &frame.slots[v];
+        Ok(match slot.ty {
+            Type::Tensor(_) => Resolved::Tensor(memory.view(slot, plan.places[v])?),
+            _ => Resolved::Scalar(slot.scalar),
+        })
+    };
+    let int = |a: &IntArg| match a {
+        IntArg::Const(c) => Ok(*c),
+        IntArg::Value(v) => match frame.slots[*v].ty {
+            Type::Tensor(_) => Err(format!("{v} is a tensor, expected an int")),
+            _ => Ok(frame.slots[*v].scalar.as_i64()),
+        },
+    };
+    Ok(match arg {
+        Arg::None => Resolved::None,
+        Arg::Value(v) => value(*v)?,
+        Arg::Int(i) => Resolved::Scalar(Scalar::Int(*i)),
+        Arg::Float(f) => Resolved::Scalar(Scalar::Float(*f)),
+        Arg::Bool(b) => Resolved::Scalar(Scalar::Bool(*b)),
+        Arg::Str(s) => Resolved::Str(s),
+        Arg::DType(_) => Resolved::DType,
+        Arg::Ints(items) => Resolved::Ints(items.iter().map(int).collect::<Result<_, _>>()?),
+        Arg::Floats(f) => Resolved::Floats(f),
+        Arg::Bools(_) => return Err("no kernel takes a list of booleans".to_owned()),
+        Arg::Values(items) => {
+            let one = |v: &Option<ValueId>| match v {
+                None => Ok(None),
+                Some(v) => memory.view(&frame.slots[*v], plan.places[*v]).map(Some),
+            };
+            Resolved::Tensors(items.iter().map(one).collect::<Result<_, _>>()?)
+        }
+    })
+}

@@ -1,0 +1,240 @@
+//! A module that is ready to run.
+
+use std::sync::Arc;
+
+use pteron_ir::{ConstId, DelegateId, IdMap, Module};
+use pteron_kernels::Context;
+use pteron_tensor::AlignedBytes;
+
+use crate::constants::{Constants, in_memory_order};
+use crate::delegate::{DelegateInstance, Delegates};
+use crate::error::ExecError;
+use crate::hook::{NoHook, NodeHook};
+use crate::plan::{MethodPlan, StateLayout};
+use crate::run::{Frame, Run};
+use crate::value::{Outputs, ValueRef};
+
+/// How a session works.
+#[derive(Debug)]
+pub struct SessionOptions {
+    /// Threads in all, the caller's among them; 0 counts as 1.
+    pub threads: usize,
+    /// Largest arena plus state, in bytes.
+    pub max_memory: u64,
+    /// The backends it may use.
+    pub delegates: Delegates,
+    /// Methods to prepare; empty for all.
+    pub methods: Vec<String>,
+    /// Operator calls after which a run is taken not to end; ExecuTorch's own limit is ten million instructions.
+    pub max_steps: u64,
+}
+
+impl SessionOptions {
+    /// ExecuTorch's limit of instructions in one run.
+    pub const MAX_STEPS: u64 = 10_000_000;
+
+    /// `threads` threads, no memory limit but the machine's, no backends, all methods.
+    pub fn with_threads(threads: usize) -> SessionOptions {
+        SessionOptions {
+            threads,
+            max_memory: u64::MAX,
+            delegates: Delegates::none(),
+            methods: Vec::new(),
+            max_steps: SessionOptions::MAX_STEPS,
+        }
+    }
+}
+
+/// Where a session's memory goes, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryReport {
+    /// Activations: one arena for all methods.
+    pub arena: u64,
+    /// Mutable buffers.
+    pub state: u64,
+    /// Constants decoded into memory, beside those that are read where they lie.
+    pub decoded_constants: u64,
+}
+
+struct Method {
+    graph: usize,
+    plan: MethodPlan,
+    frame: Frame,
+}
+
+/// A module with its constants, its state and a thread pool. Buffers keep their contents from call to call, and all methods
+/// share them.
+pub struct Session {
+    module: Arc<Module>,
+    methods: Vec<Method>,
+    constants: Constants,
+    delegates: IdMap<DelegateId, Option<Box<dyn DelegateInstance>>>,
+    layout: StateLayout,
+    state: AlignedBytes,
+    arena: AlignedBytes,
+    ctx: Arc<Context>,
+    max_steps: u64,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("module", &self.module.name)
+            .field("memory", &self.memory())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Plans the methods of `module`, resolves what they need and allocates their memory.
+    ///
+    /// # Errors
+    /// [`ExecError`] if an operator has no kernel, a constant no data, a size no bound, a delegate no backend, or the memory
+    /// goes past the limit. Nothing large is allocated before all that is known.
+    pub fn new(module: Arc<Module>, options: &SessionOptions) -> Result<Session, ExecError> {
+        let ctx = Arc::new(Context::new(options.threads));
+        Session::on_context(module, options, ctx)
+    }
+
+    /// [`Session::new`], on threads that others use as well; `options.threads` is not looked at.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn on_context(module: Arc<Module>, options: &SessionOptions, ctx: Arc<Context>) -> Result<Session, ExecError> {
+        let layout = StateLayout::of(&module)?;
+        let known = || module.graphs.iter().map(|g| g.name.clone()).collect::<Vec<_>>();
+        if let Some(name) = options.methods.iter().find(|m| module.graph(m).is_none()) {
+            return Err(ExecError::UnknownMethod { name: name.clone(), known: known() });
+        }
+        let mut methods = Vec::new();
+        let mut used = pteron_ir::SideTable::new(false);
+        for (i, graph) in module.graphs.iter().enumerate() {
+            if !options.methods.is_empty() && !options.methods.contains(&graph.name) {
+                continue;
+            }
+            let plan = MethodPlan::new(graph, &layout)?;
+            let reads = MethodPlan::uses(graph);
+            module.constants.keys().filter(|&c| reads(c)).for_each(|c| used[c] = true);
+            methods.push(Method { graph: i, plan, frame: Frame::new(graph) });
+        }
+        for (_, b) in module.buffers.iter() {
+            if let Some(c) = b.init {
+                used[c] = true;
+            }
+        }
+        let arena_bytes = methods.iter().map(|m| m.plan.arena_bytes).max().unwrap_or(0);
+        let needed = (arena_bytes as u64).saturating_add(layout.total as u64);
+        if needed > options.max_memory {
+            return Err(ExecError::MemoryLimit { needed, allowed: options.max_memory });
+        }
+        let constants = Constants::resolve(&module, &|c: ConstId| used[c])?;
+        let mut delegates = IdMap::new();
+        for (id, d) in module.delegates.iter() {
+            let called = methods.iter().any(|m| {
+                let g = &module.graphs[m.graph];
+                g.all_nodes().iter().any(|&n| g.nodes[n].extra == pteron_ir::Extra::Delegate(id))
+            });
+            let prepare = || {
+                let wrap = |reason| ExecError::Delegate { backend: d.backend.to_string(), reason };
+                options.delegates.prepare(d, &ctx).map_err(wrap)
+            };
+            delegates.push(if called { Some(prepare()?) } else { None });
+        }
+        let mut session = Session {
+            methods,
+            constants,
+            delegates,
+            state: AlignedBytes::zeroed(layout.total),
+            arena: AlignedBytes::zeroed(arena_bytes),
+            layout,
+            ctx,
+            max_steps: options.max_steps,
+            module,
+        };
+        session.reset()?;
+        Ok(session)
+    }
+
+    /// The module.
+    pub fn module(&self) -> &Arc<Module> {
+        &self.module
+    }
+
+    /// Names of the methods that can be run.
+    pub fn methods(&self) -> Vec<&str> {
+        self.methods.iter().map(|m| self.module.graphs[m.graph].name.as_str()).collect()
+    }
+
+    /// Where the memory goes.
+    pub fn memory(&self) -> MemoryReport {
+        MemoryReport {
+            arena: self.arena.len() as u64,
+            state: self.state.len() as u64,
+            decoded_constants: self.constants.owned_bytes(),
+        }
+    }
+
+    /// Gives every buffer what it holds before the first call.
+    ///
+    /// # Errors
+    /// [`ExecError::Source`] if an initial value cannot be read.
+    pub fn reset(&mut self) -> Result<(), ExecError> {
+        for (id, b) in self.module.buffers.iter() {
+            let range = self.layout.ranges[id].clone();
+            let to = &mut self.state[range];
+            to.fill(0);
+            if let Some(c) = b.init
+                && let pteron_ir::ConstData::Source(s) = &self.module.constants[c].data
+            {
+                let bytes = in_memory_order(&b.ty, s)?;
+                let n = bytes.len().min(to.len());
+                to[..n].copy_from_slice(&bytes[..n]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a method. The results lie in the session's memory until the next call.
+    ///
+    /// # Errors
+    /// [`ExecError`] if the inputs do not fit or a node cannot be executed; buffers may then hold a mixture of old and new.
+    pub fn run<'s>(&'s mut self, method: &str, inputs: &'s [ValueRef<'s>]) -> Result<Outputs<'s>, ExecError> {
+        self.run_watched(method, inputs, &mut NoHook)
+    }
+
+    /// [`Session::run`], with a hook around every node.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_watched<'s>(
+        &'s mut self,
+        method: &str,
+        inputs: &'s [ValueRef<'s>],
+        hook: &mut dyn NodeHook,
+    ) -> Result<Outputs<'s>, ExecError> {
+        let module = &self.module;
+        let names = |m: &Method| module.graphs[m.graph].name.clone();
+        let Some(at) = self.methods.iter().position(|m| module.graphs[m.graph].name == method) else {
+            return Err(ExecError::UnknownMethod {
+                name: method.to_owned(),
+                known: self.methods.iter().map(names).collect(),
+            });
+        };
+        let m = &mut self.methods[at];
+        let run = Run {
+            graph: &module.graphs[m.graph],
+            plan: &m.plan,
+            frame: &mut m.frame,
+            constants: &self.constants,
+            delegates: &mut self.delegates,
+            layout: &self.layout,
+            state: &mut self.state,
+            arena: &mut self.arena,
+            inputs,
+            ctx: &self.ctx,
+            steps_left: self.max_steps,
+            max_steps: self.max_steps,
+        };
+        run.execute(hook)
+    }
+}
