@@ -12,10 +12,10 @@ trap 'rm -rf "$work"' EXIT
     micro/m_mutbuf_init micro/m_mutbuf_named micro/m_scan micro/m_shared micro/m_shared_rw
 mkdir "$work/micro"
 cd "$root"
-cargo build --quiet --offline -p pteron-program --example reemit
+cargo build --quiet -p pteron-program --example reemit
 bin=${CARGO_TARGET_DIR:-target}/debug/examples/reemit
 for name in "$@"; do
     echo "$name"
     "$bin" "fixtures/executorch/$name.pte" "$work/$name.pte"
 done
-"$ORACLE_ENV/bin/python" tools/oracle/check_reemit.py fixtures/executorch "$work" "$@"
+"$ORACLE_ENV/bin/python" tools/oracle/check_programs.py fixtures/executorch "$work" "$@"

@@ -1,5 +1,5 @@
-"""Runs programs in ExecuTorch's runtime against the recorded outputs; called by check_reemit.sh.
-usage: check_reemit.py FIXTURES PROGRAMS NAME...     exit code: number of programs that differ"""
+"""Runs programs in ExecuTorch's runtime against the recorded outputs; called by check_reemit.sh and check_exports.sh.
+usage: check_programs.py FIXTURES PROGRAMS NAME...     exit code: number of programs that differ"""
 import json
 import sys
 from pathlib import Path

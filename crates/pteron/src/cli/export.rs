@@ -1,0 +1,124 @@
+//! `pteron export`.
+
+use std::fmt::Write;
+
+use anyhow::anyhow;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pteron::models::parse_metadata;
+use pteron::{ExportReport, Exporter, Progress};
+
+use super::high;
+use super::low::ExportArgs;
+use super::output::{Done, Failure, bytes, number, put, put_json, say};
+
+pub(super) fn run(a: &ExportArgs) -> Done {
+    let checkpoint = high::checkpoint(a)?;
+    let out = high::output_file(a, checkpoint)?;
+    if a.use_sdpa_with_kv_cache && !a.use_kv_cache {
+        return Err(Failure::Usage("--use-sdpa-with-kv-cache needs --use-kv-cache (-kv)".to_owned()));
+    }
+    if a.max_context_length < a.max_seq_length {
+        return Err(Failure::Usage(format!(
+            "--max-context-length is {}, expected at least --max-seq-length, which is {}",
+            a.max_context_length, a.max_seq_length
+        )));
+    }
+    let metadata = match &a.metadata {
+        None => Vec::new(),
+        Some(text) => {
+            let value =
+                serde_json::from_str(text).map_err(|e| Failure::Usage(format!("--metadata is no JSON: {e}")))?;
+            parse_metadata(&value).map_err(|e| Failure::Usage(format!("--metadata: {e}")))?
+        }
+    };
+    let mut exporter = Exporter::open(checkpoint)?
+        .dtype(high::dtype(a.dtype_override))
+        .kv_cache(a.use_kv_cache)
+        .sdpa_with_kv_cache(a.use_sdpa_with_kv_cache)
+        .dynamic_shape(!a.disable_dynamic_shape)
+        .max_seq_length(a.max_seq_length)
+        .max_context_length(a.max_context_length)
+        .full_logits(a.generate_full_logits)
+        .allow_unexpected(a.allow_unexpected);
+    for (name, values) in metadata {
+        exporter = exporter.metadata(name, values);
+    }
+    if let Some(path) = &a.params {
+        exporter = exporter.params(path);
+    }
+    if let Some(path) = &a.tokenizer_path {
+        exporter = exporter.tokenizer(path);
+    }
+    if a.verbose {
+        say(&format!("{}: {} tensors", checkpoint.display(), exporter.checkpoint().tensors().len()));
+    }
+    let bar = Bar::new();
+    let verbose = a.verbose;
+    let exporter = exporter.on_progress(|p| bar.show(p, verbose));
+    let report = if a.export_only { exporter.check() } else { exporter.write(&out) };
+    bar.bar.finish_and_clear();
+    let report = report.map_err(|e| anyhow!(e))?;
+    for w in &report.warnings {
+        say(&format!("warning: {w}"));
+    }
+    if a.json { put_json(&report) } else { put(&summary(&report)) }
+}
+
+/// A bar on a terminal, nothing elsewhere.
+struct Bar {
+    bar: ProgressBar,
+}
+
+impl Bar {
+    fn new() -> Bar {
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        let style = "{msg:10} {wide_bar} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
+        bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Bar { bar }
+    }
+
+    fn show(&self, p: Progress, verbose: bool) {
+        let stage = match p {
+            Progress::Building => "building",
+            Progress::Lowering => "lowering",
+            Progress::Emitting => "planning",
+            Progress::Writing { done, total } => {
+                if done == 0 {
+                    self.bar.set_length(total);
+                    self.bar.reset_eta();
+                }
+                self.bar.set_position(done);
+                "writing"
+            }
+            Progress::Finishing => "flushing",
+        };
+        if self.bar.message() != stage {
+            self.bar.set_message(stage);
+            if verbose {
+                self.bar.suspend(|| say(stage));
+            }
+        }
+    }
+}
+
+/// The end of an export, for people.
+pub(super) fn summary(r: &ExportReport) -> String {
+    let mut out = String::new();
+    let mut row = |name: &str, text: String| {
+        let _ = writeln!(out, "{name:<14} {text}");
+    };
+    match &r.path {
+        Some(path) => row("program", path.display().to_string()),
+        None => row("program", "verified, not written (--export-only)".to_owned()),
+    }
+    row("model", format!("{}, {}", r.architecture, r.dtype));
+    row("parameters", number(r.parameters));
+    row("file size", format!("{} ({} of constants)", bytes(r.file_bytes), bytes(r.weight_bytes)));
+    row("arena size", format!("{} (ExecuTorch's planner: {})", bytes(r.arena_bytes), bytes(r.executorch_arena_bytes)));
+    row("methods", r.methods.join(", "));
+    row("instructions", format!("{} of {} operators", number(r.instructions as u64), r.operators));
+    let peak = r.peak_anonymous_bytes.map_or_else(|| "not known on this system".to_owned(), bytes);
+    row("peak memory", peak);
+    row("time", format!("{:.2} s", r.seconds));
+    out
+}

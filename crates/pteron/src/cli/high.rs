@@ -1,0 +1,136 @@
+//! High arguments: what the commands take, made of low arguments and checked.
+
+use std::path::{Path, PathBuf};
+
+use pteron::tensor::DType;
+use pteron::{LoadMode, LoadOptions};
+
+use super::low::{ExecArgs, ExportArgs, ExportDType, LoadModeArg, RunArgs};
+use super::output::Failure;
+
+pub(crate) fn dtype(d: ExportDType) -> DType {
+    match d {
+        ExportDType::Fp32 => DType::F32,
+        ExportDType::Fp16 => DType::F16,
+        ExportDType::Bf16 => DType::BF16,
+    }
+}
+
+fn load_mode(m: LoadModeArg) -> LoadMode {
+    match m {
+        LoadModeArg::File => LoadMode::File,
+        LoadModeArg::Mmap => LoadMode::Mmap,
+        LoadModeArg::Mlock => LoadMode::Mlock,
+    }
+}
+
+/// -1 is the default.
+fn threads(n: i64) -> Result<Option<usize>, Failure> {
+    const MOST: i64 = 1024;
+    match n {
+        -1 => Ok(None),
+        1..=MOST => Ok(usize::try_from(n).ok()),
+        _ => Err(Failure::Usage(format!("--cpu-threads is {n}, expected -1 (performance cores) or 1 to {MOST}"))),
+    }
+}
+
+pub(crate) fn run_load(a: &RunArgs) -> Result<LoadOptions, Failure> {
+    Ok(LoadOptions {
+        mode: load_mode(a.load_mode),
+        data: a.data_paths.clone(),
+        threads: threads(a.cpu_threads)?,
+        max_memory: a.max_memory,
+        methods: Vec::new(),
+    })
+}
+
+pub(crate) fn exec_load(a: &ExecArgs) -> Result<LoadOptions, Failure> {
+    Ok(LoadOptions {
+        mode: load_mode(a.load_mode),
+        data: a.data.clone(),
+        threads: threads(a.cpu_threads)?,
+        max_memory: a.max_memory,
+        methods: vec![a.method.clone()],
+    })
+}
+
+/// The checkpoint, given either way.
+pub(crate) fn checkpoint(a: &ExportArgs) -> Result<&Path, Failure> {
+    a.checkpoint.as_deref().or(a.checkpoint_flag.as_deref()).ok_or_else(|| {
+        Failure::Usage("no checkpoint: give a Hugging Face folder or a safetensors file (CHECKPOINT or -c PATH)".into())
+    })
+}
+
+/// The file to write: `-o` itself if it ends in `.pte`; else `-n` itself if it ends in `.pte`; else a file in the folder
+/// `-o` named by `-n`, `--model` or the checkpoint (with `_h` behind it for fp16, but for `-n`).
+pub(crate) fn output_file(a: &ExportArgs, checkpoint: &Path) -> Result<PathBuf, Failure> {
+    let is_pte = |p: &Path| p.extension().is_some_and(|e| e == "pte");
+    if is_pte(&a.output_dir) && !a.output_dir.is_dir() {
+        return match &a.output_name {
+            None => Ok(a.output_dir.clone()),
+            Some(n) => Err(Failure::Usage(format!(
+                "-o {} names a file and so does -n {n}: give a folder with -o, or leave -n out",
+                a.output_dir.display()
+            ))),
+        };
+    }
+    if let Some(name) = &a.output_name {
+        let path = PathBuf::from(name);
+        return Ok(if is_pte(&path) { path } else { a.output_dir.join(format!("{name}.pte")) });
+    }
+    let base = match &a.model {
+        Some(m) => m.clone(),
+        None => checkpoint_name(checkpoint),
+    };
+    let half = if a.dtype_override == ExportDType::Fp16 { "_h" } else { "" };
+    Ok(a.output_dir.join(format!("{base}{half}.pte")))
+}
+
+/// The folder's name, or that of a file without its extension; `model.safetensors` is called as its folder.
+fn checkpoint_name(path: &Path) -> String {
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let stem = |p: &Path| p.file_stem().map(|s| s.to_string_lossy().into_owned());
+    let whole = |p: &Path| p.file_name().map(|s| s.to_string_lossy().into_owned());
+    let general = |s: &String| s != "model" && s != "consolidated" && !s.starts_with("model.") && s != "config";
+    let own = if path.is_dir() { whole(&path) } else { stem(&path).filter(general) };
+    own.or_else(|| path.parent().and_then(whole)).unwrap_or_else(|| "model".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::low::{Cli, Command};
+    use clap::Parser;
+
+    fn named(args: &[&str]) -> Result<String, String> {
+        let list = ["pteron", "export"].iter().chain(args).copied();
+        let Some(Command::Export(a)) = Cli::try_parse_from(list).unwrap().command else { panic!("not export") };
+        let checkpoint = a.checkpoint.clone().unwrap();
+        output_file(&a, &checkpoint).map(|p| p.display().to_string()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn files_are_named_as_export_llama_names_them() {
+        for (args, expected) in [
+            (&["x/smol", "-o", "a.pte"][..], "a.pte"),
+            (&["x/smol", "-o", "out"], "out/smol.pte"),
+            (&["x/smol", "-o", "out", "-d", "fp16"], "out/smol_h.pte"),
+            (&["x/smol", "-o", "out", "-n", "b"], "out/b.pte"),
+            (&["x/smol", "-o", "out", "-n", "b", "-d", "fp16"], "out/b.pte"),
+            (&["x/smol", "-o", "out", "-n", "b.pte"], "b.pte"),
+            (&["x/smol", "-o", "out", "--model", "llama3_2"], "out/llama3_2.pte"),
+            (&["x/smol/model.safetensors"], "./smol.pte"),
+            (&["x/smol/tiny.safetensors"], "./tiny.pte"),
+        ] {
+            assert_eq!(named(args).unwrap(), expected, "{args:?}");
+        }
+        assert!(named(&["x", "-o", "a.pte", "-n", "b"]).unwrap_err().contains("names a file and so does -n b"));
+    }
+
+    #[test]
+    fn threads_are_checked() {
+        assert_eq!(threads(-1).unwrap(), None);
+        assert_eq!(threads(3).unwrap(), Some(3));
+        assert!(threads(0).is_err() && threads(-2).is_err() && threads(4096).is_err());
+    }
+}

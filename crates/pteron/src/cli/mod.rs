@@ -1,0 +1,72 @@
+//! The command line: arguments to calls, progress, errors for people.
+
+mod argv;
+mod demo;
+mod exec;
+mod export;
+mod help;
+mod high;
+mod inspect;
+mod json;
+mod low;
+mod not_built;
+mod operators;
+mod output;
+mod run;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use low::{Cli, Command};
+use output::{Done, Failure, put_line, say};
+
+const USAGE: u8 = 2;
+const FAILED: u8 = 1;
+
+/// Does what `args` (the program's name first) say.
+pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
+    let command = help::command();
+    let args = match argv::spell(&command, args) {
+        argv::Spelled::Args(args) => args,
+        argv::Spelled::NotBuilt(sentence) => {
+            say(&format!("error: {sentence}"));
+            return ExitCode::from(USAGE);
+        }
+    };
+    let parsed = command.try_get_matches_from(args).and_then(|m| Cli::from_arg_matches(&m));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version go to standard output, errors to standard error; a closed pipe is nobody's concern.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    match dispatch(cli) {
+        Ok(()) | Err(Failure::Pipe) => ExitCode::SUCCESS,
+        Err(Failure::Told) => ExitCode::from(FAILED),
+        Err(failure) => {
+            say(&format!("error: {failure}"));
+            ExitCode::from(if matches!(failure, Failure::Usage(_)) { USAGE } else { FAILED })
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Done {
+    if cli.version {
+        let isa = pteron::host::instruction_set();
+        return put_line(&format!("pteron {} ({isa})", env!("CARGO_PKG_VERSION")));
+    }
+    match cli.command {
+        Some(Command::Export(a)) => export::run(&a),
+        Some(Command::Run(a)) => run::run(&a),
+        Some(Command::Exec(a)) => exec::run(&a),
+        Some(Command::Inspect(a)) => inspect::run(&a),
+        Some(Command::Demo(a)) => demo::run(&a),
+        Some(Command::Operators(a)) => operators::run(&a),
+        Some(Command::HelpMarkdown) => help::markdown(),
+        None => Err(Failure::Usage(Cli::command().render_usage().to_string())),
+    }
+}

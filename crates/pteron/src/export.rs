@@ -1,0 +1,399 @@
+//! Checkpoints to programs.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use pteron_checkpoint::atomic::{AtomicError, AtomicFile};
+use pteron_checkpoint::{Checkpoint, GenerationConfigFile, read_limited};
+use pteron_ir::pass::{PassContext, Runner};
+use pteron_ir::{MetaValue, Module, passes};
+use pteron_llm::tokenizer::Tokenizer;
+use pteron_models::{BuildOptions, CheckpointWeights, ModelConfig, SpecialTokens, WeightsOptions, build};
+use pteron_program::{EmitOptions, Emitted, WriteError, emit};
+use pteron_pte::ParsedHead;
+use pteron_tensor::DType;
+
+use crate::error::Error;
+use crate::host::MemorySampler;
+
+/// What an export is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Building the graph from the configuration.
+    Building,
+    /// Running passes.
+    Lowering,
+    /// Planning memory and making the program's head.
+    Emitting,
+    /// Writing: bytes written so far, and in all.
+    Writing {
+        /// Bytes written.
+        done: u64,
+        /// Bytes of the file.
+        total: u64,
+    },
+    /// Verifying the head and flushing the file to the disk.
+    Finishing,
+}
+
+/// What an export made.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct ExportReport {
+    /// The file; `None` if nothing was written.
+    pub path: Option<PathBuf>,
+    /// Architecture, by its `model_type`.
+    pub architecture: String,
+    /// Element type of the program.
+    pub dtype: String,
+    /// Elements of all weights.
+    pub parameters: u64,
+    /// Bytes of constants in the program.
+    pub weight_bytes: u64,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// Bytes of planned memory, of all methods' arenas together.
+    pub arena_bytes: u64,
+    /// Bytes that ExecuTorch's default planner would need for the same pieces.
+    pub executorch_arena_bytes: u64,
+    /// Methods that can be called.
+    pub methods: Vec<String>,
+    /// Instructions of all methods.
+    pub instructions: usize,
+    /// Distinct operators of all methods.
+    pub operators: usize,
+    /// Largest anonymous memory of the process (`RssAnon`) during the export; `None` where the system does not tell.
+    pub peak_anonymous_bytes: Option<u64>,
+    /// Seconds from opening the checkpoint to the finished file.
+    pub seconds: f64,
+    /// What is odd without being an error, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Exports a checkpoint as an ExecuTorch program.
+///
+/// The defaults are `export_llama`'s: f32, no KV cache, dynamic shape, 128 tokens. Weights are read while the file is
+/// written, a piece at a time.
+pub struct Exporter<'p> {
+    checkpoint: Checkpoint,
+    generation: Option<GenerationConfigFile>,
+    params: Option<PathBuf>,
+    tokenizer: Option<PathBuf>,
+    options: BuildOptions,
+    weights: WeightsOptions,
+    progress: Option<Box<dyn FnMut(Progress) + 'p>>,
+    started: Instant,
+}
+
+impl std::fmt::Debug for Exporter<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exporter")
+            .field("checkpoint", &self.checkpoint.path())
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Most bytes of a `params.json`.
+const MAX_PARAMS_BYTES: u64 = pteron_checkpoint::limits::MAX_CONFIG_BYTES;
+
+impl<'p> Exporter<'p> {
+    /// Opens a Hugging Face folder or a safetensors file: see [`Checkpoint::open`].
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming the file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Exporter<'p>, Error> {
+        let started = Instant::now();
+        let checkpoint = Checkpoint::open(path)?;
+        let generation = checkpoint.generation_config()?;
+        Ok(Exporter { started, ..Exporter::new(checkpoint, generation) })
+    }
+
+    /// Takes a checkpoint that is already open, such as [`Checkpoint::from_bytes`] gives.
+    pub fn new(checkpoint: Checkpoint, generation: Option<GenerationConfigFile>) -> Exporter<'p> {
+        Exporter {
+            checkpoint,
+            generation,
+            params: None,
+            tokenizer: None,
+            options: BuildOptions::default(),
+            weights: WeightsOptions::default(),
+            progress: None,
+            started: Instant::now(),
+        }
+    }
+
+    /// The model arguments: a `config.json` or Meta's `params.json`, in place of the checkpoint's own `config.json`.
+    #[must_use]
+    pub fn params(mut self, path: impl Into<PathBuf>) -> Self {
+        self.params = Some(path.into());
+        self
+    }
+
+    /// The tokenizer that is compared with the model, and that names the special tokens where the configuration does not.
+    /// By default `tokenizer.json` beside the weights, if it is there.
+    #[must_use]
+    pub fn tokenizer(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tokenizer = Some(path.into());
+        self
+    }
+
+    /// Element type of weights, activations and caches: f32, f16 or bf16.
+    #[must_use]
+    pub fn dtype(mut self, dtype: DType) -> Self {
+        self.options.dtype = dtype;
+        self
+    }
+
+    /// Whether keys and values are kept between calls.
+    #[must_use]
+    pub fn kv_cache(mut self, on: bool) -> Self {
+        self.options.use_kv_cache = on;
+        self
+    }
+
+    /// Whether attention and cache are ExecuTorch's custom operators; needs the cache.
+    #[must_use]
+    pub fn sdpa_with_kv_cache(mut self, on: bool) -> Self {
+        self.options.use_sdpa_with_kv_cache = on;
+        self
+    }
+
+    /// Whether the number of tokens of a call may vary.
+    #[must_use]
+    pub fn dynamic_shape(mut self, on: bool) -> Self {
+        self.options.dynamic_shape = on;
+        self
+    }
+
+    /// Longest single call in tokens.
+    #[must_use]
+    pub fn max_seq_length(mut self, tokens: usize) -> Self {
+        self.options.max_seq_length = tokens;
+        self
+    }
+
+    /// Positions that the cache holds, at least [`Exporter::max_seq_length`].
+    #[must_use]
+    pub fn max_context_length(mut self, tokens: usize) -> Self {
+        self.options.max_context_length = tokens;
+        self
+    }
+
+    /// Whether the logits of all tokens of a call are returned.
+    #[must_use]
+    pub fn full_logits(mut self, on: bool) -> Self {
+        self.options.full_logits = on;
+        self
+    }
+
+    /// Adds a constant method, which wins over one of the same name.
+    #[must_use]
+    pub fn metadata(mut self, name: impl Into<String>, values: Vec<MetaValue>) -> Self {
+        self.options.metadata.push((name.into(), values));
+        self
+    }
+
+    /// Whether tensors that the model does not have are left out with a warning instead of being an error.
+    #[must_use]
+    pub fn allow_unexpected(mut self, on: bool) -> Self {
+        self.weights.allow_unexpected = on;
+        self
+    }
+
+    /// Called with what the export is doing, and with every piece written.
+    #[must_use]
+    pub fn on_progress(mut self, progress: impl FnMut(Progress) + 'p) -> Self {
+        self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Writes the program to `out`, which holds the old file or none until the new one is whole and on the disk.
+    ///
+    /// # Errors
+    /// [`Error`] naming the file, field, weight or option; `out` is then as it was.
+    pub fn write(mut self, out: impl AsRef<Path>) -> Result<ExportReport, Error> {
+        let out = out.as_ref();
+        // Before any work: a folder that cannot be written to is known at once.
+        let mut file = AtomicFile::create(out)?;
+        let sampler = MemorySampler::start();
+        let lowered = self.lower()?;
+        let emitted = &lowered.emitted;
+        let total = emitted.file.total_len;
+        ParsedHead::parse(&emitted.file.head, total)
+            .map_err(|e| Error::ReadBack { path: out.to_owned(), source: Box::new(e) })?;
+        let mut done = 0u64;
+        self.tell(Progress::Writing { done, total });
+        let mut progress = self.progress.take();
+        emitted
+            .write_to(&mut file, &mut |n| {
+                done = done.saturating_add(n);
+                if let Some(p) = &mut progress {
+                    p(Progress::Writing { done, total });
+                }
+            })
+            .map_err(|e| match e {
+                WriteError::Sink(e) => Error::Atomic(AtomicError::from_io(out, e)),
+                e => Error::Write { path: out.to_owned(), source: Box::new(e) },
+            })?;
+        self.progress = progress;
+        self.tell(Progress::Finishing);
+        file.commit()?;
+        let report = self.report(lowered, Some(out), sampler);
+        Ok(report)
+    }
+
+    /// Builds, lowers and verifies the model and plans its memory, and writes nothing.
+    ///
+    /// # Errors
+    /// As [`Exporter::write`].
+    pub fn check(mut self) -> Result<ExportReport, Error> {
+        let sampler = MemorySampler::start();
+        let lowered = self.lower()?;
+        Ok(self.report(lowered, None, sampler))
+    }
+
+    /// The lowered module, as it would be written.
+    ///
+    /// # Errors
+    /// As [`Exporter::write`].
+    pub fn module(mut self) -> Result<Module, Error> {
+        let mut warnings = Vec::new();
+        Ok(self.capture(&mut warnings)?.0)
+    }
+
+    fn tell(&mut self, what: Progress) {
+        if let Some(p) = &mut self.progress {
+            p(what);
+        }
+    }
+
+    fn lower(&mut self) -> Result<Lowered, Error> {
+        let mut warnings = self.checkpoint.warnings().to_vec();
+        let (module, config, parameters) = self.capture(&mut warnings)?;
+        self.tell(Progress::Emitting);
+        let emitted = emit(&module, &EmitOptions::default())?;
+        let methods = module.graphs.iter().map(|g| g.name.clone()).collect();
+        Ok(Lowered { emitted, methods, config, parameters, warnings })
+    }
+
+    fn capture(&mut self, warnings: &mut Vec<String>) -> Result<(Module, ModelConfig, u64), Error> {
+        self.tell(Progress::Building);
+        let mut config = self.config()?;
+        self.special_tokens(&config, warnings)?;
+        self.options.validate(&config)?;
+        let weights = CheckpointWeights::new(&self.checkpoint, &config, &self.weights)?;
+        weights.configure(&mut config);
+        warnings.extend(weights.warnings().iter().cloned());
+        warnings.extend(self.options.warnings(&config));
+        let mut module = build(&config, &weights, &self.options)?;
+        let parameters =
+            pteron_models::parameters(&config).iter().map(|p| p.shape.iter().map(|&d| d as u64).product::<u64>()).sum();
+        self.tell(Progress::Lowering);
+        let context = PassContext::new(&passes::executorch_portable);
+        let runner = Runner::new([passes::DECOMPOSE, passes::CANONICALIZE, passes::DCE]);
+        runner.run(&mut module, &context).map_err(Box::new)?;
+        Ok((module, config, parameters))
+    }
+
+    /// The model's configuration: of the file given, else the checkpoint's.
+    fn config(&self) -> Result<ModelConfig, Error> {
+        let Some(path) = &self.params else { return Ok(ModelConfig::from_hf(self.checkpoint.config_json()?)?) };
+        let text = read_limited(path, MAX_PARAMS_BYTES)?;
+        let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| Error::Kind {
+            path: path.clone(),
+            found: format!("it is no JSON: {e}"),
+            expected: "a params.json of Meta's, or a config.json",
+        })?;
+        // Only Meta's files call the width `dim`.
+        if value.get("dim").is_none() {
+            return Ok(ModelConfig::from_hf(&value)?);
+        }
+        let rows = self.checkpoint.info("tok_embeddings.weight").and_then(|t| t.shape.first().copied());
+        Ok(ModelConfig::from_meta(&value, rows)?)
+    }
+
+    /// The tokens that the program tells its runner: those of the configuration, else the tokenizer's.
+    fn special_tokens(&mut self, config: &ModelConfig, warnings: &mut Vec<String>) -> Result<(), Error> {
+        let mut tokens = SpecialTokens::new(config, self.generation.as_ref())?;
+        let files = self.checkpoint.tokenizer_files();
+        let beside = files.tokenizer_json.clone();
+        if let Some(path) = self.tokenizer.clone().or(beside.clone()) {
+            let bytes = read_limited(&path, pteron_checkpoint::limits::MAX_TOKENIZER_BYTES)?;
+            let settings = path.with_file_name("tokenizer_config.json");
+            let settings = match settings.is_file() {
+                true => Some(read_limited(&settings, pteron_checkpoint::limits::MAX_TOKENIZER_BYTES)?),
+                false => None,
+            };
+            match Tokenizer::from_bytes(&bytes, settings.as_deref()) {
+                Ok(tokenizer) => {
+                    check_vocabulary(&path, &tokenizer, config)?;
+                    tokens.bos = tokens.bos.or(tokenizer.bos_id().map(i64::from));
+                    if tokens.eos.is_empty() {
+                        tokens.eos = tokenizer.eos_id().map(i64::from).into_iter().collect();
+                    }
+                }
+                // One that was not asked for is not needed for an export.
+                Err(e) if self.tokenizer.is_none() => {
+                    warnings.push(format!("{}: {e}; the program is exported without looking at it", path.display()));
+                }
+                Err(e) => return Err(Error::Tokenizer { path, source: Box::new(e) }),
+            }
+        }
+        self.options.tokens = tokens;
+        Ok(())
+    }
+
+    fn report(&self, lowered: Lowered, path: Option<&Path>, sampler: MemorySampler) -> ExportReport {
+        let Lowered { emitted, methods, config, parameters, warnings } = lowered;
+        let arenas = || emitted.report.methods.iter().flat_map(|m| &m.arenas);
+        let mut operators: Vec<String> =
+            emitted.program.execution_plans.iter().flat_map(|p| p.operators.iter().map(ToString::to_string)).collect();
+        operators.sort_unstable();
+        operators.dedup();
+        ExportReport {
+            path: path.map(Path::to_owned),
+            architecture: config.architecture.model_type().to_owned(),
+            dtype: self.options.dtype.to_string(),
+            parameters,
+            weight_bytes: emitted.report.constant_bytes,
+            file_bytes: emitted.file.total_len,
+            arena_bytes: arenas().map(|a| a.bytes).sum(),
+            executorch_arena_bytes: arenas().map(|a| a.executorch_bytes).sum(),
+            methods,
+            instructions: emitted.report.methods.iter().map(|m| m.instructions).sum(),
+            operators: operators.len(),
+            peak_anonymous_bytes: sampler.finish(),
+            seconds: self.started.elapsed().as_secs_f64(),
+            warnings,
+        }
+    }
+}
+
+struct Lowered {
+    emitted: Emitted,
+    methods: Vec<String>,
+    config: ModelConfig,
+    parameters: u64,
+    warnings: Vec<String>,
+}
+
+/// Every special token must have a row in the embedding; ordinary tokens have lower ids.
+fn check_vocabulary(path: &Path, tokenizer: &Tokenizer, config: &ModelConfig) -> Result<(), Error> {
+    let vocab = config.vocab_size;
+    let ids = tokenizer.bos_id().into_iter().chain(tokenizer.eos_id());
+    match ids.into_iter().find(|&id| id as usize >= vocab) {
+        None => Ok(()),
+        Some(id) => Err(Error::Vocabulary {
+            path: path.to_owned(),
+            piece: tokenizer.id_to_piece(id).unwrap_or_default(),
+            id,
+            config: config.file(),
+            vocab,
+        }),
+    }
+}

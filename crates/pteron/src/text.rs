@@ -1,0 +1,196 @@
+//! Programs that turn tokens into logits.
+
+use std::borrow::Cow;
+
+use pteron_ir::{SymInt, TensorType};
+use pteron_llm::runner::{DecoderError, Logits, LogitsData, TextDecoder, TokensPerCall};
+use pteron_program::{InputSlot, OutputSlot};
+use pteron_tensor::{DType, Tensor};
+
+use crate::error::Error;
+use crate::program::Program;
+use pteron_exec::ValueRef;
+
+/// A program by ExecuTorch's contract of text models: `forward(tokens i64 [1, n], input_pos i64 [1]) -> logits`, without
+/// `input_pos` where there is no KV cache. Where `input_pos` is declared with more than one element, it is the position of
+/// every token. Logits are f32, f16 or bf16, `[1, n, vocab]` or `[n, vocab]`.
+///
+/// A program may have two methods `prefill` and `decode` in place of one: single tokens go to `decode`.
+#[derive(Debug)]
+pub struct ProgramDecoder {
+    program: Program,
+    prefill: Port,
+    decode: Option<Port>,
+}
+
+#[derive(Debug)]
+struct Port {
+    method: String,
+    tokens: TokensPerCall,
+    position: Position,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Position {
+    /// No KV cache.
+    None,
+    /// The first token's.
+    Start,
+    /// Every token's.
+    Each,
+}
+
+/// A bound that a foreign program gives where it means none.
+const UNBOUNDED: i64 = 1 << 31;
+
+impl ProgramDecoder {
+    /// Methods to prepare for text generation with the method `asked`: itself, or `prefill` where it is missing, and
+    /// `decode` where there is one.
+    pub fn methods(known: &[&str], asked: &str) -> Vec<String> {
+        let first = if !known.contains(&asked) && known.contains(&"prefill") { "prefill" } else { asked };
+        let mut out = vec![first.to_owned()];
+        if first != "decode" && known.contains(&"decode") {
+            out.push("decode".to_owned());
+        }
+        out
+    }
+
+    /// Takes the method `method` of `program`; where it is missing and there is a `prefill`, that one. A method `decode`
+    /// gets the tokens after the prompt.
+    ///
+    /// # Errors
+    /// [`Error::NotText`] if a method's inputs or outputs are not those of a text model.
+    pub fn new(program: Program, method: &str) -> Result<ProgramDecoder, Error> {
+        let known: Vec<&str> = program.module().graphs.iter().map(|g| g.name.as_str()).collect();
+        let methods = ProgramDecoder::methods(&known, method);
+        let mut ports = methods.iter().map(|m| Port::new(&program, m));
+        let (Some(prefill), decode) = (ports.next(), ports.next()) else {
+            return Err(not_text(&program, method, "it is not there".to_owned()));
+        };
+        let (prefill, decode) = (prefill?, decode.transpose()?);
+        if let Some(decode) = &decode
+            && (decode.position == Position::None) != (prefill.position == Position::None)
+        {
+            let reason = format!("it and `{}` do not agree whether there is a KV cache", prefill.method);
+            return Err(not_text(&program, &decode.method, reason));
+        }
+        Ok(ProgramDecoder { program, prefill, decode })
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+}
+
+fn not_text(program: &Program, method: &str, reason: String) -> Error {
+    Error::NotText { path: program.path().to_owned(), method: method.to_owned(), reason }
+}
+
+impl Port {
+    fn new(program: &Program, method: &str) -> Result<Port, Error> {
+        let fail = |reason| not_text(program, method, reason);
+        let (Some(graph), Some(io)) = (program.module().graph(method), program.io(method)) else {
+            let known: Vec<_> = program.module().graphs.iter().map(|g| format!("`{}`", g.name)).collect();
+            return Err(fail(format!("there is no such method; the program has {}", known.join(", "))));
+        };
+        let mut inputs: Vec<&TensorType> = Vec::new();
+        for (i, slot) in io.inputs.iter().enumerate() {
+            let ty = match slot {
+                InputSlot::Graph { position, .. } => graph.inputs.get(*position).map(|&v| graph.ty(v)),
+                InputSlot::Ignored { .. } => None,
+            };
+            match ty.and_then(pteron_ir::Type::as_tensor) {
+                Some(t) if t.dtype == DType::I64 => inputs.push(t),
+                _ => return Err(fail(format!("input {i} is no i64 tensor"))),
+            }
+        }
+        let logits = io.outputs.iter().filter(|o| !matches!(o, OutputSlot::Null)).count();
+        if logits != 1 || !matches!(io.outputs.first(), Some(OutputSlot::Graph { position: 0 })) {
+            return Err(fail(format!("it gives {logits} outputs, expected the logits alone")));
+        }
+        let bound = |d: &SymInt| (d.as_const(), d.max(&graph.symbols));
+        let (tokens, position) = match inputs.as_slice() {
+            [tokens] => (tokens, Position::None),
+            [tokens, position] => match position.dims.as_slice() {
+                [d] if d.max(&graph.symbols) == 1 => (tokens, Position::Start),
+                [_] => (tokens, Position::Each),
+                _ => return Err(fail(format!("input 1 is {position}, expected positions i64[1]"))),
+            },
+            other => {
+                let expected = "expected tokens, or tokens and their position";
+                return Err(fail(format!("it takes {} inputs, {expected}", other.len())));
+            }
+        };
+        let tokens = match tokens.dims.as_slice() {
+            [_, n] => match bound(n) {
+                (Some(n), _) => TokensPerCall::Exactly(usize::try_from(n).unwrap_or(0)),
+                (None, most) if most >= UNBOUNDED => TokensPerCall::Any,
+                (None, most) => TokensPerCall::UpTo(usize::try_from(most).unwrap_or(0)),
+            },
+            _ => return Err(fail(format!("input 0 is {tokens}, expected tokens i64[1, n]"))),
+        };
+        if tokens.most() == 0 {
+            return Err(fail("it takes no tokens at all".to_owned()));
+        }
+        Ok(Port { method: method.to_owned(), tokens, position })
+    }
+}
+
+impl TextDecoder for ProgramDecoder {
+    fn step(&mut self, tokens: &[i64], start_pos: i64) -> Result<Logits<'_>, DecoderError> {
+        let port = match &self.decode {
+            Some(decode) if tokens.len() == 1 => decode,
+            _ => &self.prefill,
+        };
+        let ids = Tensor::of(&[1, tokens.len()], tokens)?;
+        let positions: Vec<i64> = match port.position {
+            Position::None => Vec::new(),
+            Position::Start => vec![start_pos],
+            Position::Each => (start_pos..).take(tokens.len()).collect(),
+        };
+        let positions = Tensor::of(&[positions.len()], &positions)?;
+        let inputs = [ValueRef::Tensor(ids.view()), ValueRef::Tensor(positions.view())];
+        let inputs = if port.position == Position::None { &inputs[..1] } else { &inputs[..] };
+        let outputs = self.program.session().run(&port.method, inputs)?;
+        let Some(view) = outputs.tensor(0) else { return Err("the program's output is no tensor".into()) };
+        let data = match view.dtype() {
+            DType::F32 => view.as_slice().map(|s| LogitsData::F32(Cow::Owned(s.to_vec()))),
+            DType::F16 => view.as_slice().map(|s| LogitsData::F16(Cow::Owned(s.to_vec()))),
+            DType::BF16 => view.as_slice().map(|s| LogitsData::Bf16(Cow::Owned(s.to_vec()))),
+            other => return Err(format!("the logits are {other}, expected f32, f16 or bf16").into()),
+        };
+        let Some(data) = data else { return Err("the logits are not row-major".into()) };
+        Ok(Logits { data, shape: view.sizes().to_vec() })
+    }
+
+    fn uses_kv_cache(&self) -> bool {
+        self.prefill.position != Position::None
+    }
+
+    fn tokens_per_call(&self) -> TokensPerCall {
+        self.prefill.tokens
+    }
+
+    /// Restores every buffer to what the program says: state that is not addressed by position (attention sinks) starts
+    /// over as well.
+    fn reset(&mut self) -> Result<(), DecoderError> {
+        Ok(self.program.session().reset()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_chosen_as_executorchs_runner_chooses_them() {
+        let methods = |known: &[&str], asked: &str| ProgramDecoder::methods(known, asked).join(" ");
+        assert_eq!(methods(&["forward", "get_vocab_size"], "forward"), "forward");
+        assert_eq!(methods(&["prefill", "decode"], "forward"), "prefill decode");
+        assert_eq!(methods(&["prefill"], "forward"), "prefill");
+        assert_eq!(methods(&["mine", "prefill", "decode"], "mine"), "mine decode");
+        assert_eq!(methods(&["decode"], "decode"), "decode");
+        assert_eq!(methods(&["mine"], "forward"), "forward");
+    }
+}

@@ -1,0 +1,274 @@
+//! Spellings, errors, files.
+
+mod support;
+
+use support::{fixture, pteron, pteron_with_input, with_glass};
+
+#[test]
+fn every_spelling_gives_the_same_file() {
+    let dir = with_glass();
+    let mut first: Option<Vec<u8>> = None;
+    for flags in [
+        &["glass-en", "--use-kv-cache", "--use-sdpa-with-kv-cache", "--max-seq-length", "64", "-o", "m.pte"][..],
+        &["-c", "glass-en", "-kv", "--use_sdpa_with_kv_cache", "--max_seq_length=64", "--output_dir", "m.pte"],
+        &[
+            "--checkpoint",
+            "glass-en/model.safetensors",
+            "-p",
+            "glass-en/config.json",
+            "-kv",
+            "--use_sdpa-with_kv-cache",
+            "--max-seq_length",
+            "64",
+            "-n",
+            "m.pte",
+            "--dtype_override",
+            "FP32",
+            "-t",
+            "glass-en/tokenizer.json",
+        ],
+        &["glass-en", "-kv", "--use_sdpa_with_kv_cache", "--max_seq_length", "64", "-om.pte", "-dfp32", "-v"],
+    ] {
+        let _ = std::fs::remove_file(dir.path().join("m.pte"));
+        pteron(dir.path(), &[&["export"], flags].concat()).ok();
+        let bytes = std::fs::read(dir.path().join("m.pte")).unwrap();
+        assert!(first.get_or_insert_with(|| bytes.clone()) == &bytes, "{flags:?}");
+    }
+}
+
+#[test]
+fn flags_that_are_not_built_say_so() {
+    let dir = with_glass();
+    for flags in [
+        &["-qmode", "8da4w"][..],
+        &["--quantization_mode", "int8"],
+        &["--pt2e_quantize", "qnn_16a4w"],
+        &["-X"],
+        &["-V"],
+        &["--qnn"],
+        &["-E", "4,32"],
+        &["-G", "128"],
+        &["-lora", "16"],
+        &["-qat"],
+        &["-sq", "native"],
+        &["-s", "x.so"],
+        &["--preq_mode=8da4w"],
+        &["--generate_etrecord"],
+        &["-prof", "x"],
+        &["--coreml"],
+        &["--mps"],
+        &["--vulkan"],
+        &["--calibration_tasks", "wikitext", "x"],
+        &["--use_attention_sink", "4,2044"],
+        &["--soc_model", "SM8650"],
+    ] {
+        let e = pteron(dir.path(), &[&["export", "glass-en", "-o", "m.pte"], flags].concat()).fails(2);
+        assert!(e.contains(flags[0].split('=').next().unwrap()) && e.contains("not built yet"), "{e}");
+        assert!(!dir.path().join("m.pte").exists());
+    }
+}
+
+#[test]
+fn wrong_usage_exits_2() {
+    let dir = with_glass();
+    for (args, said) in [
+        (&["export", "glass-en", "--use-kv-cach"][..], "--use-kv-cache"),
+        (&["export", "glass-en", "--use_sdpa_with_kv_cache", "-o", "m.pte"], "needs --use-kv-cache"),
+        (&["export", "glass-en", "--max-seq-length", "256", "-o", "m.pte"], "--max-context-length is 128"),
+        (&["export", "glass-en", "-d", "fp64"], "fp32, fp16, bf16"),
+        (&["export", "glass-en", "-m", "{", "-o", "m.pte"], "--metadata is no JSON"),
+        (&["export", "glass-en", "-m", r#"{"forward": 1}"#, "-o", "m.pte"], "--metadata: metadata `forward`"),
+        (&["export"], "no checkpoint"),
+        (&["export", "glass-en", "-o", "a.pte", "-n", "b"], "names a file and so does -n"),
+        (&["run", "m.pte", "-p", "x", "--cpu-threads", "0"], "--cpu-threads is 0"),
+        (&["run", "-p", "x"], "required"),
+        (&["inspect", "glass-en", "--dump"], "--dump needs a program"),
+        (&["frobnicate"], "unrecognized subcommand"),
+        (&[], "Usage"),
+    ] {
+        let r = pteron(dir.path(), args);
+        assert_eq!(r.code, 2, "{args:?}: {} {}", r.out, r.err);
+        assert!(r.err.contains(said), "{args:?}: {}", r.err);
+    }
+}
+
+#[test]
+fn failures_exit_1_with_one_sentence() {
+    let dir = with_glass();
+    std::fs::write(
+        dir.path().join("text.pte"),
+        "this is no program, only a text that is long enough to be read as one",
+    )
+    .unwrap();
+    std::fs::write(dir.path().join("calls.json"), "[[1, 2]]").unwrap();
+    let add = fixture("micro/m_add.pte").display().to_string();
+    for (args, said) in [
+        (&["export", "absent", "-o", "m.pte"][..], "absent"),
+        (&["export", "glass-en", "-o", "no/such/m.pte"], "there is no folder"),
+        (&["export", "glass-en", "-o", "m.pte", "-p", "absent.json"], "absent.json"),
+        (&["export", "glass-en", "-o", "m.pte", "-t", "glass-en/config.json"], "glass-en/config.json"),
+        (&["run", "absent.pte", "-t", "glass-en", "-p", "x"], "absent.pte"),
+        (&["run", "text.pte", "-t", "glass-en", "-p", "x"], "text.pte"),
+        (&["run", "glass-en/model.safetensors", "-p", "x"], "is a safetensors file; expected an ExecuTorch program"),
+        (&["run", &add, "-t", "glass-en", "-p", "x"], "does not generate text"),
+        (&["run", &add, "-t", "absent.json", "-p", "x"], "absent.json"),
+        (&["exec", &add, "--calls", "calls.json"], "call 0: "),
+        (&["exec", &add, "--calls", "calls.json", "--method", "frob"], "frob"),
+        (&["exec", &add, "--calls", "absent.json"], "absent.json"),
+        (&["inspect", "absent"], "absent"),
+        (&["inspect", "text.pte"], "text.pte"),
+    ] {
+        let e = pteron(dir.path(), args).fails(1);
+        assert!(e.contains(said), "{args:?}: {e}");
+        assert_eq!(e.trim_end().lines().count(), 1, "{e}");
+    }
+}
+
+#[test]
+fn an_unknown_architecture_is_named_with_those_known() {
+    let dir = with_glass();
+    let path = dir.path().join("glass-en/config.json");
+    let config = std::fs::read_to_string(&path).unwrap().replace("LlamaForCausalLM", "MambaForCausalLM");
+    std::fs::write(&path, config.replace("\"llama\"", "\"mamba\"")).unwrap();
+    let e = pteron(dir.path(), &["export", "glass-en", "-o", "m.pte"]).fails(1);
+    assert!(e.contains("MambaForCausalLM") && e.contains("Llama") && e.contains("Qwen3"), "{e}");
+}
+
+#[test]
+fn a_failed_export_leaves_the_old_file() {
+    let dir = with_glass();
+    std::fs::write(dir.path().join("m.pte"), "old").unwrap();
+    let weights = dir.path().join("glass-en/model.safetensors");
+    let all = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &all[..all.len() - 1]).unwrap();
+    pteron(dir.path(), &["export", "glass-en", "-o", "m.pte"]).fails(1);
+    assert_eq!(std::fs::read(dir.path().join("m.pte")).unwrap(), b"old");
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    std::fs::write(&weights, all).unwrap();
+    pteron(dir.path(), &["export", "glass-en", "-o", "m.pte"]).ok();
+    assert!(std::fs::read(dir.path().join("m.pte")).unwrap().len() > 1 << 20);
+}
+
+#[test]
+fn metadata_is_written_and_wins() {
+    let dir = with_glass();
+    let json = r#"{"get_eos_ids": [3, 4], "who": "a_b", "half": 0.5, "yes": true}"#;
+    pteron(dir.path(), &["export", "glass-en", "-o", "m.pte", "-m", json]).ok();
+    let seen = pteron(dir.path(), &["inspect", "m.pte", "--json"]).json();
+    for (name, value) in [
+        ("get_eos_ids", serde_json::json!([3, 4])),
+        ("get_bos_id", serde_json::json!([2])),
+        ("who", serde_json::json!(["a_b"])),
+        ("half", serde_json::json!([0.5])),
+        ("yes", serde_json::json!([true])),
+        ("use_kv_cache", serde_json::json!([false])),
+    ] {
+        assert_eq!(seen["metadata"][name], value, "{name}");
+    }
+}
+
+#[test]
+fn export_only_writes_nothing() {
+    let dir = with_glass();
+    let report = pteron(dir.path(), &["export", "glass-en", "-kv", "--export_only", "--json"]).json();
+    assert_eq!(report["path"], serde_json::Value::Null);
+    assert!(report["file_bytes"].as_u64().unwrap() > 1 << 20);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn everything_can_be_inspected() {
+    let dir = with_glass();
+    let kind = |path: &str| pteron(dir.path(), &["inspect", path, "--json"]).json()["kind"].clone();
+    assert_eq!(kind("glass-en"), "checkpoint");
+    assert_eq!(kind("glass-en/model.safetensors"), "checkpoint");
+    for (name, expected) in [
+        ("micro/m_mlp.pte", "program"),
+        ("micro/m_mlp.bpte", "program"),
+        ("micro/m_mlp.etdp", "profile"),
+        ("micro/_default_external_constant.ptd", "data"),
+        ("v3_kv_sdpa.pte", "program"),
+    ] {
+        let path = fixture(name).display().to_string();
+        assert_eq!(kind(&path), expected, "{name}");
+        assert!(!pteron(dir.path(), &["inspect", &path]).ok().is_empty());
+        if expected == "program" {
+            assert!(pteron(dir.path(), &["inspect", &path, "--dump"]).ok().contains("method \"forward\""));
+            assert!(pteron(dir.path(), &["inspect", &path, "--ir"]).ok().contains("graph forward("), "{name}");
+        }
+    }
+}
+
+#[test]
+fn version_help_and_generated_documents() {
+    let dir = tempfile::tempdir().unwrap();
+    let version = pteron(dir.path(), &["--version"]).ok();
+    assert!(version.starts_with(concat!("pteron ", env!("CARGO_PKG_VERSION"), " (")), "{version}");
+    assert!(pteron(dir.path(), &["export", "--help"]).ok().contains("--pt2e-quantize"));
+    let cli = pteron(dir.path(), &["help-markdown"]).ok();
+    for part in ["## `pteron export`", "## `pteron demo`", "`--use-sdpa-with-kv-cache`", "| `-d`, `--dtype-override"] {
+        assert!(cli.contains(part), "{part}\n{cli}");
+    }
+    let operators = pteron(dir.path(), &["operators", "--markdown"]).ok();
+    assert!(operators.contains("| `aten::add.Tensor` | kernel | yes | yes |"), "{operators}");
+    assert!(pteron(dir.path(), &["operators", "--json"]).json().as_array().unwrap().len() > 80);
+}
+
+#[test]
+fn chat_needs_a_template() {
+    let dir = with_glass();
+    pteron(dir.path(), &["export", "glass-en", "-kv", "-o", "glass-en/m.pte"]).ok();
+    let args = ["run", "glass-en/m.pte", "--chat", "--max-new-tokens", "3", "--temperature", "0", "--json"];
+    let e = pteron_with_input(dir.path(), &args, "hello").fails(1);
+    assert!(e.contains("chat template"), "{e}");
+    let template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]";
+    std::fs::write(dir.path().join("glass-en/chat_template.jinja"), template).unwrap();
+    let args = [&args[..], &["--system", "Be kind."]].concat();
+    let r = pteron_with_input(dir.path(), &args, "hello").json();
+    assert_eq!(r["prompt"], "[system] Be kind.\n[user] hello\n[assistant]");
+    assert_eq!(r["token_ids"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_locked_program_runs_or_the_limit_is_named() {
+    let dir = with_glass();
+    pteron(dir.path(), &["export", "glass-en", "-kv", "-o", "glass-en/m.pte"]).ok();
+    let args =
+        ["run", "glass-en/m.pte", "-p", "Alice", "--load_mode", "mlock", "--max-new-tokens", "2", "--stats", "none"];
+    let r = pteron(dir.path(), &args);
+    if r.code != 0 {
+        assert!(r.fails(1).contains("could not be locked in memory"));
+    }
+}
+
+#[test]
+fn what_a_runtime_lacks_is_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let xnn = fixture("micro/m_mlp_xnn.pte").display().to_string();
+    for runtime in ["executorch-1.5", "pteron"] {
+        let out = pteron(dir.path(), &["inspect", &xnn, "--runtime", runtime]).ok();
+        assert!(out.contains("has every operator and backend"), "{out}");
+    }
+    let mut bytes = std::fs::read(fixture("micro/m_add.pte")).unwrap();
+    let at = bytes.windows(9).position(|w| w == b"aten::add").unwrap();
+    bytes[at..at + 9].copy_from_slice(b"mine::add");
+    std::fs::write(dir.path().join("m.pte"), bytes).unwrap();
+    for runtime in ["executorch-1.5", "pteron"] {
+        let r = pteron(dir.path(), &["inspect", "m.pte", "--runtime", runtime]);
+        assert!(r.code == 1 && r.out.contains("operator mine::add.out (1 calls in forward)"), "{} {}", r.code, r.out);
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_pteron"))
+        .args(["operators", "--markdown"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
+}
