@@ -126,6 +126,18 @@ struct Readable<'a> {
 }
 
 impl<'a> Readable<'a> {
+    /// Everything, nothing being written.
+    fn whole(
+        arena: &'a mut [u8],
+        state: &'a mut [u8],
+        constants: &'a Constants,
+        inputs: &'a [ValueRef<'a>],
+        frame: &'a Frame,
+    ) -> Result<Readable<'a>, String> {
+        let whole = |memory| Carved::new(memory, &[]).ok_or("memory cannot be read");
+        Ok(Readable { arena: whole(arena)?, state: whole(state)?, constants, inputs, copies: &frame.copies })
+    }
+
     fn view(&self, slot: &'a Slot, place: Option<Place>) -> Result<View<'a>, String> {
         let data: &'a [u8] = match place {
             Some(Place::Arena(at, _)) => self.arena.read(at..at + slot.bytes),
@@ -153,8 +165,8 @@ impl<'s> Run<'s> {
         self.write_back()?;
         let Run { graph, plan, frame, constants, state, arena, inputs, .. } = self;
         let frame: &'s Frame = frame;
-        let none = |mem: &'s mut [u8]| Carved::new(mem, &[]).unwrap_or_else(|| unreachable!("no range is cut"));
-        let memory = Readable { arena: none(arena), state: none(state), constants, inputs, copies: &frame.copies };
+        let unreadable = |reason| ExecError::Constant { name: "an output".to_owned(), reason };
+        let memory = Readable::whole(arena, state, constants, inputs, frame).map_err(unreadable)?;
         let items = graph
             .outputs()
             .iter()
@@ -168,7 +180,7 @@ impl<'s> Run<'s> {
                 }
             })
             .collect::<Result<Vec<_>, String>>()
-            .map_err(|reason| ExecError::Constant { name: "an output".to_owned(), reason })?;
+            .map_err(unreadable)?;
         Ok(Outputs { items })
     }
 
@@ -272,14 +284,7 @@ impl<'s> Run<'s> {
         let graph = self.graph;
         let wanted = hook.wants_outputs() && !matches!(graph.nodes[n].op, Op::Cond | Op::Loop);
         let frame = &*self.frame;
-        let cut = |mem| Carved::new(mem, &[]).ok_or("memory cannot be read");
-        let memory = Readable {
-            arena: cut(&mut *self.arena)?,
-            state: cut(&mut *self.state)?,
-            constants: self.constants,
-            inputs: self.inputs,
-            copies: &frame.copies,
-        };
+        let memory = Readable::whole(self.arena, self.state, self.constants, self.inputs, frame)?;
         let list: &[ValueId] = if wanted { &graph.nodes[n].outputs } else { &[] };
         let outputs = list
             .iter()
@@ -406,14 +411,7 @@ impl<'s> Run<'s> {
     /// The bytes of a tensor value, nothing being written.
     fn bytes_of(&mut self, v: ValueId) -> Result<(&[u8], DType), String> {
         let frame = &*self.frame;
-        let cut = |mem| Carved::new(mem, &[]).ok_or("memory cannot be read");
-        let memory = Readable {
-            arena: cut(&mut *self.arena)?,
-            state: cut(&mut *self.state)?,
-            constants: self.constants,
-            inputs: self.inputs,
-            copies: &frame.copies,
-        };
+        let memory = Readable::whole(self.arena, self.state, self.constants, self.inputs, frame)?;
         let slot = &frame.slots[v];
         let view = memory.view(slot, self.plan.places[v])?;
         let bytes = view.bytes();

@@ -130,7 +130,7 @@ impl TensorSource for RopeTable {
     }
 
     fn read_rows(&self, rows: Range<usize>, out: &mut [u8]) -> Result<(), SourceError> {
-        crate::synthetic::check_rows(self, &rows, out)?;
+        pteron_tensor::check_rows(self, &rows, out)?;
         let (mut cells, _) = out.as_chunks_mut::<4>();
         for position in rows {
             let (row, rest) = cells.split_at_mut(self.inv_freq.len());

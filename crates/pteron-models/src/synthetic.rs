@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use pteron_tensor::{DType, SharedSource, SourceError, TensorSource, checked_numel};
+use pteron_tensor::{DType, SharedSource, SourceError, TensorSource, check_rows, checked_numel};
 
 use crate::error::ModelError;
 use crate::weights::Weights;
@@ -135,21 +135,4 @@ impl TensorSource for SyntheticSource {
     fn label(&self) -> &str {
         &self.label
     }
-}
-
-/// Checks what [`TensorSource::read_rows`] is asked for.
-pub(crate) fn check_rows(source: &dyn TensorSource, rows: &Range<usize>, out: &[u8]) -> Result<(), SourceError> {
-    if rows.start > rows.end || rows.end > source.rows() {
-        return Err(SourceError::OutOfRange {
-            what: format!("{} (rows)", source.label()),
-            start: rows.start as u64,
-            end: rows.end as u64,
-            len: source.rows() as u64,
-        });
-    }
-    let expected = rows.len().saturating_mul(source.row_bytes());
-    if out.len() != expected {
-        return Err(SourceError::BufferSize { what: source.label().to_owned(), found: out.len(), expected });
-    }
-    Ok(())
 }

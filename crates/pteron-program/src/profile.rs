@@ -35,11 +35,11 @@ impl RuntimeProfile {
         }
     }
 
-    /// True if the runtime has the backend. Pteron executes no delegate's payload yet.
+    /// True if the runtime has the backend. Of XNNPACK payloads, Pteron executes those in fp32.
     pub fn has_backend(self, id: &str) -> bool {
         match self {
             RuntimeProfile::ExecuTorch1_5_1 => matches!(id, "XnnpackBackend" | "QnnBackend" | "OpenvinoBackend"),
-            RuntimeProfile::Pteron => false,
+            RuntimeProfile::Pteron => id == "XnnpackBackend",
         }
     }
 }

@@ -154,8 +154,15 @@ fn summaries() {
     assert!(missing_operators(&head, RuntimeProfile::Pteron).is_empty());
     let bytes = fixture("micro/m_mlp_xnn.pte");
     let head = ParsedHead::parse(&bytes, bytes.len() as u64).unwrap();
-    let missing = missing_operators(&head, RuntimeProfile::Pteron);
+    assert!(missing_operators(&head, RuntimeProfile::Pteron).is_empty());
+    // Another backend in its place is one that Pteron lacks.
+    let at = bytes.windows(14).position(|w| w == b"XnnpackBackend").unwrap();
+    let mut other = bytes.clone();
+    other[at..at + 14].copy_from_slice(b"CoreMLBackendX");
+    let other = ParsedHead::parse(&other, other.len() as u64).unwrap();
+    let missing = missing_operators(&other, RuntimeProfile::Pteron);
     assert_eq!((missing.len(), missing[0].is_backend, missing[0].calls), (1, true, 1));
+    assert_eq!(missing[0].key, "CoreMLBackendX");
     assert_eq!(summary(&head).methods[0].delegates[0].bytes, 1184);
 }
 

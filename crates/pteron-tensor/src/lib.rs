@@ -21,7 +21,8 @@ pub use cast::{Scalar, cast_bytes, read_scalar, write_scalar};
 pub use dtype::{B8, DType, Element, UnknownDType};
 pub use shape::{DimOrder, Shape, ShapeError, checked_numel, contiguous_order, is_contiguous, strides_for};
 pub use source::{
-    ByteSource, CastSource, MemorySource, RangeSource, RowMapSource, SharedSource, SourceError, TensorSource, read_all,
+    ByteSource, CastSource, MemorySource, RangeSource, RowMapSource, SharedSource, SourceError, TensorSource,
+    check_rows, read_all,
 };
 pub use tensor::{Tensor, View, ViewError, ViewMut};
 pub use tolerance::{Mismatch, Tolerance};

@@ -140,7 +140,11 @@ pub fn read_all(source: &dyn TensorSource) -> Result<AlignedBytes, SourceError> 
     Ok(out)
 }
 
-fn check_rows(s: &dyn TensorSource, rows: &Range<usize>, out: &[u8]) -> Result<(), SourceError> {
+/// Checks what [`TensorSource::read_rows`] of `s` is asked for: for implementations to begin with.
+///
+/// # Errors
+/// [`SourceError::OutOfRange`] for rows that are not there, [`SourceError::BufferSize`] for a buffer of another size.
+pub fn check_rows(s: &dyn TensorSource, rows: &Range<usize>, out: &[u8]) -> Result<(), SourceError> {
     if rows.start > rows.end || rows.end > s.rows() {
         return Err(SourceError::OutOfRange {
             what: format!("{} (rows)", s.label()),

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use pteron_ir::{Buffer, BufferId, ConstData, ConstId, Constant, Delegate, DelegateId, Module, TensorType};
 use pteron_pte::{BackendDelegate, ParsedHead, Storage, Tensor};
-use pteron_tensor::{ByteSource, DimOrder, RangeSource, Shape, SharedSource, SourceError, TensorSource, strides_for};
+use pteron_tensor::{
+    ByteSource, DimOrder, RangeSource, Shape, SharedSource, SourceError, TensorSource, check_rows, strides_for,
+};
 
 use super::LiftOptions;
 use crate::convert::dtype_of;
@@ -280,15 +282,7 @@ impl TensorSource for OrderedSource {
     }
 
     fn read_rows(&self, rows: Range<usize>, out: &mut [u8]) -> Result<(), SourceError> {
-        let what = || self.label().to_owned();
-        if rows.start > rows.end || rows.end > self.rows() {
-            let (start, end) = (rows.start as u64, rows.end as u64);
-            return Err(SourceError::OutOfRange { what: what(), start, end, len: self.rows() as u64 });
-        }
-        let expected = rows.len().saturating_mul(self.row_bytes());
-        if out.len() != expected {
-            return Err(SourceError::BufferSize { what: what(), found: out.len(), expected });
-        }
+        check_rows(self, &rows, out)?;
         let size = self.dtype().bits() / 8;
         let (inner, row) = (self.shape.get(1..).unwrap_or(&[]), self.row_numel());
         for (r, target) in rows.zip(out.chunks_exact_mut((row * size).max(1))) {
