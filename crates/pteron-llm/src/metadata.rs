@@ -154,7 +154,8 @@ impl ModelMetadata {
         }
     }
 
-    /// Whether the cache is a ring that is shorter than the conversation: positions then have no upper end.
+    /// Whether the program declares what one with a ring cache does, shorter than the conversation: positions then have no
+    /// upper end.
     pub fn is_ring(&self) -> bool {
         self.max_seq_len < self.max_context_len
     }

@@ -36,6 +36,7 @@ struct Fake {
     resets: usize,
     cancel_at_call: Option<(usize, CancelHandle)>,
     fail_at_call: Option<usize>,
+    wraps: bool,
 }
 
 impl Fake {
@@ -52,6 +53,7 @@ impl Fake {
             resets: 0,
             cancel_at_call: None,
             fail_at_call: None,
+            wraps: true,
         }
     }
 
@@ -103,6 +105,10 @@ impl TextDecoder for Fake {
 
     fn tokens_per_call(&self) -> TokensPerCall {
         self.per_call
+    }
+
+    fn can_wrap(&self) -> bool {
+        self.wraps
     }
 
     fn reset(&mut self) -> Result<(), DecoderError> {
@@ -186,6 +192,23 @@ fn prefill_is_chunked_at_the_smaller_of_max_seq_len_and_the_programs_bound() {
     let mut by_program = runner(Fake::new(true, TokensPerCall::UpTo(3)), metadata(true, true, 64));
     assert_eq!(pieces(&mut by_program, "abcdef", &greedy(2)).1.text, "gh");
     assert_eq!(by_program.decoder().shapes(), [(3, 0), (3, 3), (1, 6)]);
+}
+
+#[test]
+fn calls_shorter_than_the_cache_make_no_ring_of_it() {
+    let mut declared = metadata(true, true, 4);
+    declared.max_context_len = 10;
+    let mut fake = Fake::new(true, TokensPerCall::UpTo(3));
+    fake.wraps = false;
+    let mut runner = runner(fake, declared);
+    let (_, result) = pieces(&mut runner, "abcdef", &greedy(-1));
+    assert_eq!((result.text.as_str(), result.finish_reason), ("ghij", FinishReason::ContextFull));
+    runner.reset().unwrap();
+    let limited = GenerationConfig { seq_len: 8, ..greedy(-1) };
+    assert_eq!(pieces(&mut runner, "abcdef", &limited).1.text, "gh");
+    runner.reset().unwrap();
+    let message = error(&mut runner, "abcdefghij", &greedy(-1)).to_string();
+    assert!(message.contains("the prompt has 10 tokens") && message.contains("--max-context-length"), "{message}");
 }
 
 #[test]

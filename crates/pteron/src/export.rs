@@ -332,6 +332,10 @@ impl<'p> Exporter<'p> {
             match Tokenizer::from_bytes(&bytes, settings.as_deref()) {
                 Ok(tokenizer) => {
                     check_vocabulary(&path, &tokenizer, config)?;
+                    if let Some(odd) = odd_vocabulary(tokenizer.vocab_size(), config.vocab_size) {
+                        let (path, file) = (path.display(), config.file());
+                        warnings.push(format!("{path}: the tokenizer may be another model's: {odd} of {file}"));
+                    }
                     tokens.bos = tokens.bos.or(tokenizer.bos_id().map(i64::from));
                     if tokens.eos.is_empty() {
                         tokens.eos = tokenizer.eos_id().map(i64::from).into_iter().collect();
@@ -367,7 +371,7 @@ impl<'p> Exporter<'p> {
             methods,
             instructions: emitted.report.methods.iter().map(|m| m.instructions).sum(),
             operators: operators.len(),
-            peak_anonymous_bytes: sampler.finish(),
+            peak_anonymous_bytes: sampler.finish().map(|m| m.anonymous),
             seconds: self.started.elapsed().as_secs_f64(),
             warnings,
         }
@@ -380,6 +384,13 @@ struct Lowered {
     config: ModelConfig,
     parameters: u64,
     warnings: Vec<String>,
+}
+
+/// What is odd about a tokenizer of `pieces` tokens for a model of `vocab` rows: more pieces than rows, or less than nine
+/// in ten. (Rows are often padded to a round number.)
+pub fn odd_vocabulary(pieces: usize, vocab: usize) -> Option<String> {
+    let fits = pieces <= vocab && pieces >= vocab - vocab / 10;
+    (!fits).then(|| format!("it has {pieces} tokens, against the vocabulary of {vocab}"))
 }
 
 /// Every special token must have a row in the embedding; ordinary tokens have lower ids.

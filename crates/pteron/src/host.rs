@@ -56,37 +56,88 @@ fn count_cpu_list(list: &str) -> Option<usize> {
     Some(count)
 }
 
-/// Anonymous memory of the process (`RssAnon`) in bytes; `None` where the system does not tell.
-pub fn anonymous_memory() -> Option<u64> {
+/// Memory of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct MemoryUse {
+    /// Bytes that belong to no file (`RssAnon`).
+    pub anonymous: u64,
+    /// All bytes in memory, pages of mapped files among them (`VmRSS`).
+    pub resident: u64,
+}
+
+/// Memory of the process; `None` where the system does not tell.
+pub fn memory_use() -> Option<MemoryUse> {
     #[cfg(target_os = "linux")]
     {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
-        let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"))?;
+        let bytes = |name: &str| {
+            let line = status.lines().find_map(|l| l.strip_prefix(name))?;
+            line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+        };
+        Some(MemoryUse { anonymous: bytes("RssAnon:")?, resident: bytes("VmRSS:")? })
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
+/// Bytes of memory the machine has; `None` where the system does not tell.
+pub fn physical_memory() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
     }
     #[cfg(not(target_os = "linux"))]
     None
 }
 
-/// Samples [`anonymous_memory`] on a thread of its own until it is finished.
+/// Bytes of the first processor's last level of cache; `None` where the system does not tell.
+pub fn last_level_cache() -> Option<usize> {
+    let mut last = None;
+    #[cfg(target_os = "linux")]
+    for index in 0.. {
+        let folder = format!("/sys/devices/system/cpu/cpu0/cache/index{index}");
+        let Ok(text) = std::fs::read_to_string(format!("{folder}/size")) else { break };
+        last = text.trim().strip_suffix('K').and_then(|n| n.parse::<usize>().ok()).and_then(|n| n.checked_mul(1024));
+    }
+    last
+}
+
+/// Samples [`memory_use`] on a thread of its own until it is finished.
 #[derive(Debug)]
 pub(crate) struct MemorySampler {
     stop: Arc<AtomicBool>,
-    peak: Arc<AtomicU64>,
+    peak: Arc<Peak>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Peak {
+    anonymous: AtomicU64,
+    resident: AtomicU64,
+}
+
+impl Peak {
+    fn raise(&self, to: MemoryUse) -> MemoryUse {
+        MemoryUse {
+            anonymous: self.anonymous.fetch_max(to.anonymous, Ordering::Relaxed).max(to.anonymous),
+            resident: self.resident.fetch_max(to.resident, Ordering::Relaxed).max(to.resident),
+        }
+    }
 }
 
 impl MemorySampler {
     const INTERVAL: Duration = Duration::from_millis(5);
 
     pub(crate) fn start() -> MemorySampler {
-        let (stop, peak) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let thread = anonymous_memory().and_then(|first| {
-            peak.store(first, Ordering::Relaxed);
+        let (stop, peak) = (Arc::new(AtomicBool::new(false)), Arc::new(Peak::default()));
+        let thread = memory_use().and_then(|first| {
+            peak.raise(first);
             let (stop, peak) = (Arc::clone(&stop), Arc::clone(&peak));
             let sample = move || {
                 while !stop.load(Ordering::Relaxed) {
-                    peak.fetch_max(anonymous_memory().unwrap_or(0), Ordering::Relaxed);
+                    peak.raise(memory_use().unwrap_or_default());
                     std::thread::park_timeout(MemorySampler::INTERVAL);
                 }
             };
@@ -95,11 +146,10 @@ impl MemorySampler {
         MemorySampler { stop, peak, thread }
     }
 
-    /// The largest value seen; `None` where the system does not tell.
-    pub(crate) fn finish(mut self) -> Option<u64> {
+    /// The largest values seen; `None` where the system does not tell.
+    pub(crate) fn finish(mut self) -> Option<MemoryUse> {
         self.join();
-        let last = anonymous_memory()?;
-        Some(self.peak.load(Ordering::Relaxed).max(last))
+        Some(self.peak.raise(memory_use()?))
     }
 
     fn join(&mut self) {
@@ -162,14 +212,16 @@ mod tests {
 
     #[test]
     fn the_sampler_sees_what_is_allocated() {
-        let Some(before) = anonymous_memory() else { return };
+        let Some(before) = memory_use() else { return };
         let sampler = MemorySampler::start();
         let block = vec![1u8; 64 << 20];
         std::thread::sleep(MemorySampler::INTERVAL * 8);
         let sum: u64 = block.iter().step_by(4096).map(|&b| u64::from(b)).sum();
         drop(block);
         assert_eq!(sum, 16384);
-        assert!(sampler.finish().unwrap() >= before + (48 << 20));
+        let peak = sampler.finish().unwrap();
+        assert!(peak.anonymous >= before.anonymous + (48 << 20));
+        assert!(peak.resident >= before.resident + (48 << 20));
     }
 
     #[test]

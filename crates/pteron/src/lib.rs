@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+pub mod bench;
 pub mod bundled;
 mod error;
 mod export;
@@ -35,7 +36,7 @@ mod program;
 mod text;
 
 pub use error::Error;
-pub use export::{ExportReport, Exporter, Progress};
+pub use export::{ExportReport, Exporter, Progress, odd_vocabulary};
 pub use program::{LoadMode, LoadOptions, Program, ProgramFile, constant_methods, delegates, open_data};
 pub use text::ProgramDecoder;
 

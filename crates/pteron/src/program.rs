@@ -36,7 +36,7 @@ pub struct LoadOptions {
     pub data: Vec<PathBuf>,
     /// Threads; [`host::default_threads`] if `None`.
     pub threads: Option<usize>,
-    /// Most working memory in bytes; no limit but the machine's if `None`.
+    /// Most working memory in bytes: what a program declares is allocated only up to it. All the machine has if `None`.
     pub max_memory: Option<u64>,
     /// Methods to prepare; empty for all.
     pub methods: Vec<String>,
@@ -345,7 +345,7 @@ impl ProgramFile {
         let Lifted { module, io, notes } = self.lift(&options.data, options.mode)?;
         let threads = options.threads.unwrap_or_else(host::default_threads);
         let mut session = SessionOptions::with_threads(threads);
-        session.max_memory = options.max_memory.unwrap_or(u64::MAX);
+        session.max_memory = options.max_memory.or_else(host::physical_memory).unwrap_or(u64::MAX);
         session.delegates = delegates();
         session.methods = options.methods.clone();
         let session = Session::new(Arc::new(module), &session)

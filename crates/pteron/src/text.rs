@@ -9,7 +9,7 @@ use pteron_tensor::{DType, Tensor};
 
 use crate::error::Error;
 use crate::program::Program;
-use pteron_exec::ValueRef;
+use pteron_exec::{NoHook, NodeHook, ValueRef};
 
 /// A program by ExecuTorch's contract of text models: `forward(tokens i64 [1, n], input_pos i64 [1]) -> logits`, without
 /// `input_pos` where there is no KV cache. Where `input_pos` is declared with more than one element, it is the position of
@@ -81,6 +81,41 @@ impl ProgramDecoder {
     pub fn program(&self) -> &Program {
         &self.program
     }
+
+    /// [`TextDecoder::step`], with a hook around every node.
+    ///
+    /// # Errors
+    /// As [`TextDecoder::step`].
+    pub fn step_watched(
+        &mut self,
+        tokens: &[i64],
+        start_pos: i64,
+        hook: &mut dyn NodeHook,
+    ) -> Result<Logits<'_>, DecoderError> {
+        let port = match &self.decode {
+            Some(decode) if tokens.len() == 1 => decode,
+            _ => &self.prefill,
+        };
+        let ids = Tensor::of(&[1, tokens.len()], tokens)?;
+        let positions: Vec<i64> = match port.position {
+            Position::None => Vec::new(),
+            Position::Start => vec![start_pos],
+            Position::Each => (start_pos..).take(tokens.len()).collect(),
+        };
+        let positions = Tensor::of(&[positions.len()], &positions)?;
+        let inputs = [ValueRef::Tensor(ids.view()), ValueRef::Tensor(positions.view())];
+        let inputs = if port.position == Position::None { &inputs[..1] } else { &inputs[..] };
+        let outputs = self.program.session().run_watched(&port.method, inputs, hook)?;
+        let Some(view) = outputs.tensor(0) else { return Err("the program's output is no tensor".into()) };
+        let data = match view.dtype() {
+            DType::F32 => view.as_slice().map(|s| LogitsData::F32(Cow::Owned(s.to_vec()))),
+            DType::F16 => view.as_slice().map(|s| LogitsData::F16(Cow::Owned(s.to_vec()))),
+            DType::BF16 => view.as_slice().map(|s| LogitsData::Bf16(Cow::Owned(s.to_vec()))),
+            other => return Err(format!("the logits are {other}, expected f32, f16 or bf16").into()),
+        };
+        let Some(data) = data else { return Err("the logits are not row-major".into()) };
+        Ok(Logits { data, shape: view.sizes().to_vec() })
+    }
 }
 
 fn not_text(program: &Program, method: &str, reason: String) -> Error {
@@ -139,29 +174,7 @@ impl Port {
 
 impl TextDecoder for ProgramDecoder {
     fn step(&mut self, tokens: &[i64], start_pos: i64) -> Result<Logits<'_>, DecoderError> {
-        let port = match &self.decode {
-            Some(decode) if tokens.len() == 1 => decode,
-            _ => &self.prefill,
-        };
-        let ids = Tensor::of(&[1, tokens.len()], tokens)?;
-        let positions: Vec<i64> = match port.position {
-            Position::None => Vec::new(),
-            Position::Start => vec![start_pos],
-            Position::Each => (start_pos..).take(tokens.len()).collect(),
-        };
-        let positions = Tensor::of(&[positions.len()], &positions)?;
-        let inputs = [ValueRef::Tensor(ids.view()), ValueRef::Tensor(positions.view())];
-        let inputs = if port.position == Position::None { &inputs[..1] } else { &inputs[..] };
-        let outputs = self.program.session().run(&port.method, inputs)?;
-        let Some(view) = outputs.tensor(0) else { return Err("the program's output is no tensor".into()) };
-        let data = match view.dtype() {
-            DType::F32 => view.as_slice().map(|s| LogitsData::F32(Cow::Owned(s.to_vec()))),
-            DType::F16 => view.as_slice().map(|s| LogitsData::F16(Cow::Owned(s.to_vec()))),
-            DType::BF16 => view.as_slice().map(|s| LogitsData::Bf16(Cow::Owned(s.to_vec()))),
-            other => return Err(format!("the logits are {other}, expected f32, f16 or bf16").into()),
-        };
-        let Some(data) = data else { return Err("the logits are not row-major".into()) };
-        Ok(Logits { data, shape: view.sizes().to_vec() })
+        self.step_watched(tokens, start_pos, &mut NoHook)
     }
 
     fn uses_kv_cache(&self) -> bool {
@@ -170,6 +183,11 @@ impl TextDecoder for ProgramDecoder {
 
     fn tokens_per_call(&self) -> TokensPerCall {
         self.prefill.tokens
+    }
+
+    /// A ring cache keeps the position of each of its entries, which is ExecuTorch's `cache_positions` i64 `[entries]`.
+    fn can_wrap(&self) -> bool {
+        self.program.module().buffers.values().any(|b| b.ty.dtype == DType::I64 && b.ty.dims.len() == 1)
     }
 
     /// Restores every buffer to what the program says: state that is not addressed by position (attention sinks) starts

@@ -94,3 +94,20 @@ fn constants_behind_four_gibibytes() {
     assert_eq!(head.view().as_slice::<u8>().unwrap(), [0, 1, 2, 3]);
     assert_eq!(sum.view().as_slice::<f32>().unwrap(), [1.5, 2.5, 3.5]);
 }
+
+#[test]
+fn declared_terabytes_are_refused_before_they_are_allocated() {
+    let mut m = Module::new("bomb");
+    let mut b = GraphBuilder::new(&mut m, "forward");
+    let x = b.input("x", TensorType::fixed(DType::F32, &[1]));
+    let size = 1 << 21;
+    let full = b.call(Op::Full, [Arg::ints(&[size, size]), 1.0.into(), DType::F32.into()]).unwrap();
+    let sum = b.call(Op::Add, [full.into(), x.into()]).unwrap();
+    let total = b.call(Op::Sum, [sum.into(), Arg::ints(&[])]).unwrap();
+    b.finish(&[total]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bomb.pte");
+    emit(&m, &EmitOptions::default()).unwrap().write_to(&mut File::create(&path).unwrap(), &mut |_| {}).unwrap();
+    let message = Program::open(&path, &LoadOptions::default()).unwrap_err().to_string();
+    assert!(message.contains("bytes of working memory"), "{message}");
+}

@@ -122,6 +122,29 @@ fn text_is_streamed_with_its_prompt_and_statistics() {
 }
 
 #[test]
+fn a_context_longer_than_a_call_is_used_to_its_end() {
+    let dir = with_glass();
+    let export = ["export", "glass-en", "-kv", "-o", "glass-en/m.pte", "--max-seq-length", "8"];
+    for form in [&[][..], &["--use-sdpa-with-kv-cache"], &["--disable-dynamic-shape"]] {
+        pteron(dir.path(), &[&export[..], &["--max-context-length", "32"], form].concat()).ok();
+        let run = |more: &[&str]| {
+            let base = ["run", "glass-en/m.pte", "-p", "Alice was", "--temperature", "0", "--ignore-eos", "--json"];
+            pteron(dir.path(), &[&base[..], more].concat()).json()
+        };
+        let count = |r: &serde_json::Value, key: &str| r[key].as_array().unwrap().len();
+        let r = run(&[]);
+        assert_eq!(r["finish_reason"], "context_full", "{form:?}");
+        assert_eq!(count(&r, "prompt_ids") + count(&r, "token_ids"), 32, "{form:?}");
+        let r = run(&["--seq-len", "12"]);
+        assert_eq!(r["finish_reason"], "length", "{form:?}");
+        assert_eq!(count(&r, "prompt_ids") + count(&r, "token_ids"), 12, "{form:?}");
+    }
+    let long = "Alice was ".repeat(32);
+    let r = pteron(dir.path(), &["run", "glass-en/m.pte", "-p", &long]);
+    assert!(r.err.contains("the model's context holds 32"), "{}", r.err);
+}
+
+#[test]
 fn the_demo_prints_the_pinned_text() {
     let dir = tempfile::tempdir().unwrap();
     let (prompt, _, text) = golden().remove(0);

@@ -65,7 +65,12 @@ impl GenerationConfig {
         limit(self.seq_len).min(max_context_len).saturating_sub(occupied).min(limit(self.max_new_tokens))
     }
 
-    pub(super) fn validate(&self) -> Result<(), RunnerError> {
+    /// Checks every setting, before anything is generated.
+    ///
+    /// # Errors
+    /// [`RunnerError::Limit`] for a limit that is neither -1 nor above 0, [`RunnerError::Sampler`] for temperature or
+    /// top-p out of range.
+    pub fn validate(&self) -> Result<(), RunnerError> {
         for (name, value) in [("max_new_tokens", self.max_new_tokens), ("seq_len", self.seq_len)] {
             if value != -1 && value <= 0 {
                 return Err(RunnerError::Limit { name, value });

@@ -43,6 +43,13 @@ pub trait TextDecoder {
     /// How many tokens a call takes.
     fn tokens_per_call(&self) -> TokensPerCall;
 
+    /// Whether the cache can be a ring that overwrites its oldest entries. ExecuTorch's runner takes a program whose
+    /// `get_max_seq_len` is below its `get_max_context_len` for one, and so does this runner unless the model knows
+    /// better: programs whose calls are shorter than their cache declare the same. True if not told.
+    fn can_wrap(&self) -> bool {
+        true
+    }
+
     /// A new conversation begins at position 0. Caches that are addressed by position need nothing.
     fn reset(&mut self) -> Result<(), DecoderError> {
         Ok(())
@@ -60,6 +67,10 @@ impl<D: TextDecoder + ?Sized> TextDecoder for Box<D> {
 
     fn tokens_per_call(&self) -> TokensPerCall {
         (**self).tokens_per_call()
+    }
+
+    fn can_wrap(&self) -> bool {
+        (**self).can_wrap()
     }
 
     fn reset(&mut self) -> Result<(), DecoderError> {

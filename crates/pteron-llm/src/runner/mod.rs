@@ -52,7 +52,7 @@ pub enum RunnerError {
     /// The prompt leaves no room in the context.
     #[error(
         "the prompt has {prompt} tokens at position {position}, and the model's context holds {context} (one must stay \
-         free for the answer); shorten the prompt, start a new conversation, or export with a larger --max_context_length"
+         free for the answer); shorten the prompt, start a new conversation, or export with a larger --max-context-length"
     )]
     PromptTooLong {
         /// Tokens of the prompt.
@@ -308,7 +308,7 @@ impl<D: TextDecoder, C: Clock> Runner<D, C> {
     /// are overwritten before anything attends to them. (A ring cache that has wrapped cannot go back; its runs start
     /// over with [`reset`](Self::reset).)
     pub fn rewind(&mut self, position: usize) -> Result<(), RunnerError> {
-        let wrapped = self.metadata.is_ring() && self.position() > self.metadata.max_seq_len;
+        let wrapped = self.is_ring() && self.position() > self.metadata.max_seq_len;
         if position > self.position() || (wrapped && position != self.position()) {
             return Err(RunnerError::Rewind { wanted: position, position: self.position() });
         }
@@ -454,6 +454,11 @@ impl<D: TextDecoder, C: Clock> Runner<D, C> {
         })
     }
 
+    /// Whether the conversation may be longer than the cache.
+    fn is_ring(&self) -> bool {
+        self.metadata.is_ring() && self.decoder.can_wrap()
+    }
+
     fn check_prompt(&self, prompt: &[u32]) -> Result<(), RunnerError> {
         if prompt.is_empty() {
             return Err(RunnerError::EmptyPrompt);
@@ -465,7 +470,7 @@ impl<D: TextDecoder, C: Clock> Runner<D, C> {
             return Err(RunnerError::TokenOutsideVocabulary { id, piece, vocab });
         }
         let context = self.context_len();
-        let position = if self.metadata.is_ring() { 0 } else { self.position() };
+        let position = if self.is_ring() { 0 } else { self.position() };
         if position + prompt.len() >= context {
             return Err(RunnerError::PromptTooLong { prompt: prompt.len(), position, context });
         }
@@ -484,7 +489,7 @@ impl<D: TextDecoder, C: Clock> Runner<D, C> {
 
     fn budget(&self, prompt: usize, config: &GenerationConfig) -> Result<Budget, RunnerError> {
         let context = self.context_len();
-        let occupied = if self.metadata.is_ring() { 0 } else { self.position() + prompt };
+        let occupied = if self.is_ring() { 0 } else { self.position() + prompt };
         let tokens = config.resolve_max_new_tokens(context, occupied);
         if tokens == 0 {
             let (seq_len, max_new_tokens) = (config.seq_len, config.max_new_tokens);

@@ -46,8 +46,8 @@ pub(super) fn spell(command: &Command, args: Vec<OsString>) -> Spelled {
         }
         let is_export = current.is_some_and(|c| c.get_name() == "export");
         let Some(flag) = parse(text, is_export) else {
-            if current.is_none() {
-                current = command.find_subcommand(text);
+            if let Some(inner) = current.unwrap_or(command).find_subcommand(text) {
+                current = Some(inner);
             }
             out.push(arg);
             continue;
@@ -165,6 +165,16 @@ mod tests {
     #[test]
     fn short_forms_belong_to_export_alone() {
         assert_eq!(spelled(&["run", "-kv"]), ["run", "-kv"]);
+    }
+
+    #[test]
+    fn an_inner_command_has_its_own_forms() {
+        assert_eq!(spelled(&["bench", "export", "dir", "-kv"]), ["bench", "export", "dir", "--use-kv-cache"]);
+        assert_eq!(
+            spelled(&["bench", "model", "x", "--load_mode", "a_b"]),
+            ["bench", "model", "x", "--load-mode", "a_b"]
+        );
+        assert!(spelled(&["bench", "export", "dir", "-qmode", "8da4w"])[0].contains("not built yet"));
     }
 
     #[test]

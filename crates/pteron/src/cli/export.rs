@@ -1,11 +1,12 @@
 //! `pteron export`.
 
 use std::fmt::Write;
+use std::path::Path;
 
-use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pteron::models::parse_metadata;
-use pteron::{ExportReport, Exporter, Progress};
+use pteron::llm::metadata::ModelMetadata;
+use pteron::models::{ModelError, parse_metadata};
+use pteron::{Error, ExportReport, Exporter, Progress};
 
 use super::high;
 use super::low::ExportArgs;
@@ -14,6 +15,24 @@ use super::output::{Done, Failure, bytes, number, put, put_json, say};
 pub(super) fn run(a: &ExportArgs) -> Done {
     let checkpoint = high::checkpoint(a)?;
     let out = high::output_file(a, checkpoint)?;
+    let exporter = exporter(a, checkpoint)?;
+    if a.verbose {
+        say(&format!("{}: {} tensors", checkpoint.display(), exporter.checkpoint().tensors().len()));
+    }
+    let bar = Bar::new();
+    let verbose = a.verbose;
+    let exporter = exporter.on_progress(|p| bar.show(p, verbose));
+    let report = if a.export_only { exporter.check() } else { exporter.write(&out) };
+    bar.bar.finish_and_clear();
+    let report = report.map_err(failure)?;
+    for w in &report.warnings {
+        say(&format!("warning: {w}"));
+    }
+    if a.json { put_json(&report) } else { put(&summary(&report)) }
+}
+
+/// The export that the flags describe.
+pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter<'p>, Failure> {
     if a.use_sdpa_with_kv_cache && !a.use_kv_cache {
         return Err(Failure::Usage("--use-sdpa-with-kv-cache needs --use-kv-cache (-kv)".to_owned()));
     }
@@ -28,7 +47,14 @@ pub(super) fn run(a: &ExportArgs) -> Done {
         Some(text) => {
             let value =
                 serde_json::from_str(text).map_err(|e| Failure::Usage(format!("--metadata is no JSON: {e}")))?;
-            parse_metadata(&value).map_err(|e| Failure::Usage(format!("--metadata: {e}")))?
+            let metadata = parse_metadata(&value).map_err(|e| Failure::Usage(format!("--metadata: {e}")))?;
+            let mut module = pteron::ir::Module::new("metadata");
+            for (name, values) in &metadata {
+                module.set_metadata(name, values.clone());
+            }
+            ModelMetadata::from_constant_methods(&pteron::constant_methods(&module))
+                .map_err(|e| Failure::Usage(format!("--metadata: {e}")))?;
+            metadata
         }
     };
     let mut exporter = Exporter::open(checkpoint)?
@@ -49,19 +75,20 @@ pub(super) fn run(a: &ExportArgs) -> Done {
     if let Some(path) = &a.tokenizer_path {
         exporter = exporter.tokenizer(path);
     }
-    if a.verbose {
-        say(&format!("{}: {} tensors", checkpoint.display(), exporter.checkpoint().tensors().len()));
+    Ok(exporter)
+}
+
+/// An option out of range is wrong usage. Options have the names of the flags, but for the spelling.
+fn failure(e: Error) -> Failure {
+    match &e {
+        Error::Model(m) => match &**m {
+            ModelError::Option { option, found, expected } => {
+                Failure::Usage(format!("--{} is {found}, expected {expected}", option.replace('_', "-")))
+            }
+            _ => e.into(),
+        },
+        _ => e.into(),
     }
-    let bar = Bar::new();
-    let verbose = a.verbose;
-    let exporter = exporter.on_progress(|p| bar.show(p, verbose));
-    let report = if a.export_only { exporter.check() } else { exporter.write(&out) };
-    bar.bar.finish_and_clear();
-    let report = report.map_err(|e| anyhow!(e))?;
-    for w in &report.warnings {
-        say(&format!("warning: {w}"));
-    }
-    if a.json { put_json(&report) } else { put(&summary(&report)) }
 }
 
 /// A bar on a terminal, nothing elsewhere.

@@ -42,18 +42,26 @@ pub(super) fn markdown() -> Done {
     let about = root.get_long_about().map(ToString::to_string).unwrap_or_default();
     let _ = writeln!(out, "{about}\n");
     options(&mut out, &root);
-    for c in root.get_subcommands().filter(|c| !c.is_hide_set()) {
-        let _ = writeln!(out, "## `pteron {}`\n", c.get_name());
-        let about = c.get_long_about().or(c.get_about()).map(ToString::to_string).unwrap_or_default();
-        let _ = writeln!(out, "{about}\n");
-        let usage = c.clone().bin_name(format!("pteron {}", c.get_name())).render_usage().to_string();
-        let _ = writeln!(out, "```text\n{}\n```\n", usage.trim_start_matches("Usage: "));
-        options(&mut out, c);
-        if let Some(more) = c.get_after_long_help() {
-            let _ = writeln!(out, "```text\n{more}\n```\n");
-        }
+    let shown = |c: &&Command| !c.is_hide_set() && c.get_name() != "help";
+    for c in root.get_subcommands().filter(shown) {
+        section(&mut out, "##", "pteron", c);
+        let parent = format!("pteron {}", c.get_name());
+        c.get_subcommands().filter(shown).for_each(|inner| section(&mut out, "###", &parent, inner));
     }
     put(&out)
+}
+
+fn section(out: &mut String, level: &str, parent: &str, c: &Command) {
+    let name = format!("{parent} {}", c.get_name());
+    let _ = writeln!(out, "{level} `{name}`\n");
+    let about = c.get_long_about().or(c.get_about()).map(ToString::to_string).unwrap_or_default();
+    let _ = writeln!(out, "{about}\n");
+    let usage = c.clone().bin_name(name).render_usage().to_string();
+    let _ = writeln!(out, "```text\n{}\n```\n", usage.trim_start_matches("Usage: "));
+    options(out, c);
+    if let Some(more) = c.get_after_long_help() {
+        let _ = writeln!(out, "```text\n{more}\n```\n");
+    }
 }
 
 fn options(out: &mut String, command: &Command) {

@@ -16,7 +16,7 @@ pub(crate) fn dtype(d: ExportDType) -> DType {
     }
 }
 
-fn load_mode(m: LoadModeArg) -> LoadMode {
+pub(crate) fn load_mode(m: LoadModeArg) -> LoadMode {
     match m {
         LoadModeArg::File => LoadMode::File,
         LoadModeArg::Mmap => LoadMode::Mmap,
@@ -24,13 +24,44 @@ fn load_mode(m: LoadModeArg) -> LoadMode {
     }
 }
 
+/// Most threads that can be asked for.
+const MOST_THREADS: i64 = 1024;
+
 /// -1 is the default.
 fn threads(n: i64) -> Result<Option<usize>, Failure> {
-    const MOST: i64 = 1024;
+    const MOST: i64 = MOST_THREADS;
     match n {
         -1 => Ok(None),
         1..=MOST => Ok(usize::try_from(n).ok()),
         _ => Err(Failure::Usage(format!("--cpu-threads is {n}, expected -1 (performance cores) or 1 to {MOST}"))),
+    }
+}
+
+/// Numbers of threads to measure with: 1 and the default if none is given.
+pub(crate) fn thread_list(given: &[usize]) -> Result<Vec<usize>, Failure> {
+    if let Some(n) = given.iter().find(|&&n| n == 0 || n as i64 > MOST_THREADS) {
+        return Err(Failure::Usage(format!("--threads has {n}, expected 1 to {MOST_THREADS}")));
+    }
+    let mut list = if given.is_empty() { vec![1, pteron::host::default_threads()] } else { given.to_vec() };
+    list.dedup();
+    Ok(list)
+}
+
+/// Size of the buffer that memory's speed is measured with.
+pub(crate) fn read_mib(mib: usize) -> Result<usize, Failure> {
+    const MOST: usize = 1 << 20;
+    match mib {
+        1..=MOST => Ok(mib),
+        _ => Err(Failure::Usage(format!("--mib is {mib}, expected 1 to {MOST}"))),
+    }
+}
+
+/// Times that a figure is measured.
+pub(crate) fn repeat(n: usize) -> Result<usize, Failure> {
+    const MOST: usize = 1000;
+    match n {
+        1..=MOST => Ok(n),
+        _ => Err(Failure::Usage(format!("--repeat is {n}, expected 1 to {MOST}"))),
     }
 }
 

@@ -41,7 +41,13 @@ fn what(path: &Path) -> Result<What, Failure> {
         _ if id.len() == 4 && numbered(id, b"ET") => What::Program,
         _ if id.len() == 4 && numbered(id, b"FT") => What::Data,
         _ if sized.starts_with(b"ED") || id.starts_with(b"ED") => What::Profile,
-        _ => What::Checkpoint,
+        // What the file is not says its reader best.
+        _ => match path.extension().and_then(|e| e.to_str()) {
+            Some("pte" | "bpte") => What::Program,
+            Some("ptd") => What::Data,
+            Some("etdp") => What::Profile,
+            _ => What::Checkpoint,
+        },
     })
 }
 
@@ -230,7 +236,11 @@ fn method_text(out: &mut String, m: &MethodSummary) {
     }
     let _ = writeln!(out, "  constants: {} of {}", m.constants, bytes(m.constant_bytes));
     if !m.named_buffers.is_empty() {
-        let _ = writeln!(out, "  buffers: {}", m.named_buffers.join(", "));
+        const SHOWN: usize = 2;
+        let more = m.named_buffers.len().saturating_sub(SHOWN);
+        let more = if more > 0 { format!(", and {more} more (--json has all)") } else { String::new() };
+        let shown: Vec<&str> = m.named_buffers.iter().take(SHOWN).map(String::as_str).collect();
+        let _ = writeln!(out, "  buffers: {}{more}", shown.join(", "));
     }
     if !m.external_constants.is_empty() {
         let _ = writeln!(out, "  constants in a .ptd: {}", m.external_constants.join(", "));

@@ -47,6 +47,11 @@ pub(super) enum Command {
     Inspect(InspectArgs),
     /// Export, inspect and run a small bundled model
     Demo(DemoArgs),
+    /// Measure speed and memory beside what the machine can do
+    #[command(long_about = "Measure speed and memory beside what the machine can do.\n\n\
+                  The machine's limits are measured in the same run: the rate at which its memory is read, and the rate \
+                  of f32 multiply-adds in registers. Shares of these limits can be compared from machine to machine.")]
+    Bench(Box<BenchArgs>),
     /// List the operators of the intermediate representation
     Operators(OperatorsArgs),
     /// Print the reference of the command line as Markdown
@@ -101,7 +106,7 @@ pub(super) struct ExportArgs {
     /// Take a fixed number of tokens a call: 1 with a KV cache, else --max-seq-length
     #[arg(long)]
     pub(super) disable_dynamic_shape: bool,
-    /// Longest single call, in tokens
+    /// Longest single call, in tokens; one less with a dynamic shape, as in export_llama's programs
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(super) max_seq_length: usize,
     /// Positions that the cache holds, at least --max-seq-length
@@ -180,7 +185,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub(super) top_k: usize,
     /// Seed of the random numbers [default: the clock]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(super) seed: Option<u64>,
     /// Most new tokens; -1 is no limit of its own
     #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
@@ -311,4 +316,100 @@ pub(super) struct OperatorsArgs {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// `pteron bench`.
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(super) struct BenchArgs {
+    #[command(subcommand)]
+    pub(super) command: BenchCommand,
+}
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+pub(super) enum BenchCommand {
+    /// Measure how fast memory and cache are read and multiply-adds executed
+    #[command(long_about = "Measure how fast memory and cache are read and multiply-adds executed.\n\n\
+                  Memory is a buffer of --mib, cache one of a quarter of the last level's size. Each figure is the best \
+                  of several runs.")]
+    Bandwidth(BenchBandwidthArgs),
+    /// Measure prefill and decode of a program with a KV cache
+    #[command(long_about = "Measure prefill and decode of a program with a KV cache.\n\n\
+                  Figures are medians of --repeat times after a warm-up: tokens a second of a prompt (pp) and of tokens \
+                  one by one (tg) after a context. Beside a prompt stand the operations of its matrix products and \
+                  attention and their share of the rate of multiply-adds; beside decoding, the bytes that a token must \
+                  read (constants that are used, and the cache's positions so far) and their share of the rate at which \
+                  memory is read.")]
+    Model(BenchModelArgs),
+    /// Measure an export beside a copy of the file that it writes
+    #[command(long_about = "Measure an export beside a copy of the file that it writes.\n\n\
+                  Flags are those of `pteron export`. The program is written to a temporary file in the folder of -o \
+                  and copied there, both flushed to the disk, by turns and --repeat times; nothing is kept.")]
+    Export(BenchExportArgs),
+}
+
+/// `pteron bench bandwidth`.
+#[derive(Debug, Args)]
+pub(super) struct BenchBandwidthArgs {
+    /// Numbers of threads [default: 1 and the number of performance cores]
+    #[arg(long, value_name = "N,...", value_delimiter = ',', alias = "cpu-threads")]
+    pub(super) threads: Vec<usize>,
+    /// Size of the buffer that stands for memory, in MiB
+    #[arg(long, value_name = "N", default_value_t = pteron::bench::DEFAULT_READ_MIB)]
+    pub(super) mib: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// `pteron bench model`.
+#[derive(Debug, Args)]
+pub(super) struct BenchModelArgs {
+    /// Program (.pte or .bpte)
+    #[arg(value_name = "MODEL")]
+    pub(super) model: PathBuf,
+    /// Lengths of prompts
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "128,512")]
+    pub(super) prompt_tokens: Vec<usize>,
+    /// Tokens to decode one by one; 0 is none
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(super) generate: usize,
+    /// Tokens in the cache when decoding begins
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "0,512")]
+    pub(super) context: Vec<usize>,
+    /// Numbers of threads [default: 1 and the number of performance cores]
+    #[arg(long, value_name = "N,...", value_delimiter = ',', alias = "cpu-threads")]
+    pub(super) threads: Vec<usize>,
+    /// Times that each figure is measured
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(super) repeat: usize,
+    /// How the program's bytes are reached
+    #[arg(long, value_enum, default_value = "mmap")]
+    pub(super) load_mode: LoadModeArg,
+    /// Method that is called; where it is missing, `prefill` and `decode`
+    #[arg(long, value_name = "NAME", default_value = "forward")]
+    pub(super) method_name: String,
+    /// Files of external constants (.ptd)
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',', alias = "data-path")]
+    pub(super) data_paths: Vec<PathBuf>,
+    /// Size of the buffer that stands for memory, in MiB
+    #[arg(long, value_name = "N", default_value_t = pteron::bench::DEFAULT_READ_MIB)]
+    pub(super) mib: usize,
+    /// Print the time of each kind of operator as well, for the first prompt and the last context
+    #[arg(long)]
+    pub(super) profile: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// `pteron bench export`.
+#[derive(Debug, Args)]
+pub(super) struct BenchExportArgs {
+    /// Times that each file is written
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(super) repeat: usize,
+    #[command(flatten)]
+    pub(super) export: ExportArgs,
 }

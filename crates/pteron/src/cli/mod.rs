@@ -1,6 +1,7 @@
 //! The command line: arguments to calls, progress, errors for people.
 
 mod argv;
+mod bench;
 mod demo;
 mod exec;
 mod export;
@@ -65,6 +66,7 @@ fn dispatch(cli: Cli) -> Done {
         Some(Command::Exec(a)) => exec::run(&a),
         Some(Command::Inspect(a)) => inspect::run(&a),
         Some(Command::Demo(a)) => demo::run(&a),
+        Some(Command::Bench(a)) => bench::run(&a),
         Some(Command::Operators(a)) => operators::run(&a),
         Some(Command::HelpMarkdown) => help::markdown(),
         None => Err(Failure::Usage(Cli::command().render_usage().to_string())),

@@ -22,6 +22,7 @@ type TextRunner = Runner<ProgramDecoder, SystemClock>;
 pub(super) fn run(a: &RunArgs) -> Done {
     let load = high::run_load(a)?;
     let model = a.model.as_ref().or(a.model_path.as_ref()).ok_or_else(|| Failure::Usage("no program".to_owned()))?;
+    let config = generation(a)?;
     let prompt = prompt(a)?;
     let clock = SystemClock;
     let start = clock.now_ms();
@@ -31,17 +32,6 @@ pub(super) fn run(a: &RunArgs) -> Done {
 
     let chat = a.chat || a.system.is_some();
     let (text, ids) = if chat { render(a, &files, &runner, &prompt)? } else { encode(a, &runner, &prompt)? };
-    let config = GenerationConfig {
-        echo: false,
-        ignore_eos: a.ignore_eos,
-        max_new_tokens: a.max_new_tokens,
-        seq_len: a.seq_len,
-        temperature: a.temperature,
-        topp: a.top_p,
-        topk: a.top_k,
-        seed: a.seed,
-        ..GenerationConfig::default()
-    };
     if a.warmup {
         runner.generate_ids(&ids, &config, &mut |_| {})?;
         runner.reset()?;
@@ -60,9 +50,32 @@ pub(super) fn run(a: &RunArgs) -> Done {
                 cancel.cancel();
             }
         }
-    })?;
+    });
     written?;
+    if result.is_err() && !a.json {
+        put("\n")?;
+    }
+    let result = result?;
     report(a, &text, &ids, &result)
+}
+
+/// The settings of the run. Their names are those of the flags, but for the spelling.
+fn generation(a: &RunArgs) -> Result<GenerationConfig, Failure> {
+    let config = GenerationConfig {
+        echo: false,
+        ignore_eos: a.ignore_eos,
+        max_new_tokens: a.max_new_tokens,
+        seq_len: a.seq_len,
+        temperature: a.temperature,
+        topp: a.top_p,
+        topk: a.top_k,
+        seed: a.seed,
+        ..GenerationConfig::default()
+    };
+    match config.validate() {
+        Ok(()) => Ok(config),
+        Err(e) => Err(Failure::Usage(format!("--{}", e.to_string().replace('_', "-")))),
+    }
 }
 
 fn report(a: &RunArgs, prompt: &str, ids: &[u32], r: &GenerationResult) -> Done {
@@ -110,7 +123,9 @@ pub(super) fn runner(
     tokenizer: Tokenizer,
 ) -> Result<TextRunner, Failure> {
     let file = ProgramFile::open(model, load.mode)?;
-    let known: Vec<&str> = file.head().program().execution_plans.iter().map(|p| p.name.as_str()).collect();
+    // Constant methods take nothing.
+    let plans = file.head().program().execution_plans.iter();
+    let known: Vec<&str> = plans.filter(|p| !p.inputs.is_empty()).map(|p| p.name.as_str()).collect();
     let methods = ProgramDecoder::methods(&known, method);
     if let Some(missing) = methods.iter().find(|m| !known.contains(&m.as_str())) {
         return Err(anyhow!(
@@ -122,6 +137,11 @@ pub(super) fn runner(
     }
     let program = file.load(&LoadOptions { methods, ..load })?;
     let metadata = program.metadata()?;
+    if let Some(vocab) = metadata.vocab_size
+        && let Some(odd) = pteron::odd_vocabulary(tokenizer.vocab_size(), vocab)
+    {
+        say(&format!("warning: the tokenizer may be another model's: {odd} of {}", model.display()));
+    }
     let decoder = ProgramDecoder::new(program, method)?;
     let runner = Runner::new(tokenizer, decoder, metadata, SystemClock);
     Ok(runner.map_err(|e| anyhow!("{}: {e}", model.display()))?)

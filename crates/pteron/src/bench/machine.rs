@@ -1,0 +1,96 @@
+//! What the machine can do.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use pteron_kernels::Context;
+use pteron_kernels::simd::{fma_chains, lanes, read_all};
+
+use crate::host;
+
+/// Size of the buffer that stands for memory, in MiB: far larger than any cache.
+pub const DEFAULT_READ_MIB: usize = 512;
+
+/// What some threads can do on this machine.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Limits {
+    /// Threads.
+    pub threads: usize,
+    /// Instruction set of the loops.
+    pub instruction_set: String,
+    /// Size of the large buffer in MiB.
+    pub memory_mib: usize,
+    /// Bytes read from the large buffer, in 10⁹ a second.
+    pub memory_gb_per_s: f64,
+    /// Size of the small buffer in MiB: a quarter of the last level of cache.
+    pub cache_mib: usize,
+    /// Bytes read from the small buffer, in 10⁹ a second.
+    pub cache_gb_per_s: f64,
+    /// Operations of f32 multiply-adds in registers, two each, in 10⁹ a second.
+    pub fma_gflop_per_s: f64,
+}
+
+impl Limits {
+    /// The larger of each of two measurements.
+    #[must_use]
+    pub fn or_better(self, other: &Limits) -> Limits {
+        Limits {
+            memory_gb_per_s: self.memory_gb_per_s.max(other.memory_gb_per_s),
+            cache_gb_per_s: self.cache_gb_per_s.max(other.cache_gb_per_s),
+            fma_gflop_per_s: self.fma_gflop_per_s.max(other.fma_gflop_per_s),
+            ..self
+        }
+    }
+}
+
+/// Measures the limits of `threads` threads with a buffer of `mib` MiB, which is freed again: for each, the best of several
+/// runs.
+pub fn limits(threads: usize, mib: usize) -> Limits {
+    /// Multiply-adds of one round on one thread, in vectors.
+    const CHAINS: usize = 12;
+    const ROUNDS: usize = 200_000;
+    const MIB: usize = 1 << 20;
+    let ctx = Context::new(threads);
+    let mib = mib.max(1);
+    // Untouched pages would all be the one page of zeros.
+    let buffer = vec![1.0f32; mib * (MIB / 4)];
+    let cache_mib = (host::last_level_cache().unwrap_or(32 << 20) / 4 / MIB).clamp(1, mib);
+    let small = buffer.get(..cache_mib * (MIB / 4)).unwrap_or(&buffer);
+    let fma = best(|| {
+        black_box(fma_chains(&ctx, ROUNDS));
+    });
+    let memory = best(|| {
+        black_box(read_all(&ctx, black_box(&buffer)));
+    });
+    let cache = best(|| {
+        black_box(read_all(&ctx, black_box(small)));
+    });
+    let operations = 2 * ROUNDS * CHAINS * lanes(&ctx) * ctx.pool().threads();
+    Limits {
+        threads,
+        instruction_set: ctx.isa().to_string(),
+        memory_mib: mib,
+        memory_gb_per_s: (mib * MIB) as f64 / memory / 1e9,
+        cache_mib,
+        cache_gb_per_s: (cache_mib * MIB) as f64 / cache / 1e9,
+        fma_gflop_per_s: operations as f64 / fma / 1e9,
+    }
+}
+
+/// Seconds of the best of several runs, after one that does not count.
+fn best(mut work: impl FnMut()) -> f64 {
+    const LEAST_RUNS: usize = 5;
+    const MOST_RUNS: usize = 2000;
+    const SECONDS: f64 = 0.25;
+    work();
+    let begun = Instant::now();
+    let mut best = f64::INFINITY;
+    let mut runs = 0;
+    while runs < LEAST_RUNS || (runs < MOST_RUNS && begun.elapsed().as_secs_f64() < SECONDS) {
+        let start = Instant::now();
+        work();
+        best = best.min(start.elapsed().as_secs_f64());
+        runs += 1;
+    }
+    best.max(f64::MIN_POSITIVE)
+}
