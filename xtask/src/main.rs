@@ -6,6 +6,7 @@
 mod ci;
 mod codegen;
 mod fetch;
+mod neon;
 mod sha256;
 mod summary;
 mod test;
@@ -26,6 +27,10 @@ usage: cargo xtask COMMAND
                        tidy, docs, codegen --check, tests
   test [ARGS]          all tests of the workspace with doctests, those on real models too, which are fetched
                        first unless PTERON_NO_FETCH=1; ARGS go to `cargo test`
+  neon [--install]     tests of the kernels and what runs them, built for AArch64 Linux and run under
+                       emulation; with --install, or PTERON_NEON_INSTALL=1, a compiler, a linker and the
+                       emulator are installed first where they are missing (Debian, as root); `test` and
+                       `ci` run the kernels' part, unless PTERON_NO_NEON=1
   tidy                 rules that the compiler does not check
   codegen [--check]    write the generated files (docs/cli.md, docs/operators.md), or say which are stale
   fetch [--models]     download what the optional checks need, pinned by SHA-256, into target/fetch
@@ -40,9 +45,11 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let workspace = Workspace::of_this_build();
-    // These two end with a closing line that sums the tests, whatever happens.
+    // These end with a closing line that sums the tests, whatever happens.
     let sum = match args.as_slice() {
         ["ci"] => Some(ci::run(&workspace)),
+        ["neon"] => Some(neon::run(&workspace, neon::ALL, false)),
+        ["neon", "--install"] => Some(neon::run(&workspace, neon::ALL, true)),
         ["test", rest @ ..] => Some(test::run(&workspace, rest)),
         _ => None,
     };

@@ -61,6 +61,17 @@ pub(crate) fn skips(log: &str) -> Vec<&str> {
     lines
 }
 
+/// Says loudly what could not run here, one `TEST: REASON` a line.
+pub(crate) fn print_skipped(lines: &[String]) {
+    if !lines.is_empty() {
+        println!("\n*** SKIPPED: {} tests could not run here", lines.len());
+        for line in lines {
+            println!("***   {line}");
+        }
+    }
+    println!();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,9 +7,9 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result};
 
-use crate::fetch;
-use crate::summary::{Totals, skips};
+use crate::summary::{Totals, print_skipped, skips};
 use crate::workspace::Workspace;
+use crate::{fetch, neon};
 
 /// A test that cannot run here appends one line `TEST: REASON` to the file that this variable names, and returns.
 const SKIP_LOG: &str = "PTERON_SKIP_LOG";
@@ -20,8 +20,23 @@ const LARGE_TESTS: &str = "PTERON_LARGE_TESTS";
 /// With this variable at 1 nothing is downloaded.
 const NO_FETCH: &str = "PTERON_NO_FETCH";
 
-/// Fetches what the checks on real models need (those tests count as skipped where that fails), then runs `cargo test --workspace --no-fail-fast` with `extra` arguments and sums what its binaries report.
+/// Runs the tests here and, if all of them are wanted (there are no `extra` arguments), the kernels' tests for AArch64.
 pub(crate) fn run(workspace: &Workspace, extra: &[&str]) -> Result<Totals> {
+    let mut skipped = Vec::new();
+    let mut totals = run_natively(workspace, extra, &mut skipped)?;
+    if extra.is_empty() {
+        let (more, reason) = neon::run_or_skip(workspace);
+        totals += more;
+        skipped.extend(reason);
+    }
+    print_skipped(&skipped);
+    Ok(totals)
+}
+
+/// Fetches what the checks on real models need (those tests count as skipped where that fails), then runs
+/// `cargo test --workspace --no-fail-fast` with `extra` arguments and sums what its binaries report. The lines of the tests
+/// that could not run are added to `skipped`.
+pub(crate) fn run_natively(workspace: &Workspace, extra: &[&str], skipped: &mut Vec<String>) -> Result<Totals> {
     let target = workspace.target_dir();
     fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
     let log = target.join("test-skips.log");
@@ -47,25 +62,19 @@ pub(crate) fn run(workspace: &Workspace, extra: &[&str]) -> Result<Totals> {
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         other => other.with_context(|| format!("cannot read {}", log.display()))?,
     };
-    let skipped = skips(&text);
-    totals.skip(skipped.len());
-    if !skipped.is_empty() {
-        println!("\n*** SKIPPED: {} tests could not run here", skipped.len());
-        for line in &skipped {
-            println!("***   {line}");
-        }
-    }
+    let lines = skips(&text);
+    totals.skip(lines.len());
+    skipped.extend(lines.into_iter().map(str::to_owned));
     // A binary that does not build or that crashes has no result line of its own.
     if !status.success() && totals.failed == 0 {
         totals.failed = 1;
         println!("\n*** a test binary did not build or did not finish: see above");
     }
-    println!();
     Ok(totals)
 }
 
 /// Copies test output line by line and sums its result lines.
-fn pass_through(mut from: impl BufRead, mut to: impl Write) -> Result<Totals> {
+pub(crate) fn pass_through(mut from: impl BufRead, mut to: impl Write) -> Result<Totals> {
     let mut totals = Totals::default();
     let mut line = Vec::new();
     loop {

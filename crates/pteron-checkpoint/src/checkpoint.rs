@@ -3,16 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pteron_tensor::{ByteSource, DType, RangeSource, Shape, SharedSource};
+use pteron_tensor::{ByteSource, DType, RangeSource, SharedSource, SourceError};
 use serde_json::Value;
 
 use crate::error::CheckpointError;
 use crate::expect;
-use crate::files::{Bytes, LoadMode};
+use crate::files::{Bytes, LoadMode, MappedFile};
 use crate::folder::{self, Index, Located, Weights};
+use crate::gguf::{self, BlockSource, GgmlBlocks, GgufVocabulary};
 use crate::header::SafetensorsHeader;
 use crate::kind::FileKind;
 use crate::limits::MAX_TENSORS;
+use crate::llama2c;
+use crate::opened::{Description, Encoding, Entry, Opened, Place};
+use crate::pytorch;
 use crate::side::{self, GenerationConfigFile, TokenizerFiles};
 
 /// What sort of checkpoint was opened.
@@ -22,6 +26,12 @@ pub enum CheckpointKind {
     HuggingFace,
     /// A safetensors file by itself.
     SafetensorsFile,
+    /// Files that `torch.save` wrote: Meta's `consolidated.*.pth`, or `pytorch_model.bin`.
+    PyTorch,
+    /// A GGUF file, or the parts of one.
+    Gguf,
+    /// The `.bin` of llama2.c.
+    Llama2c,
 }
 
 /// How a checkpoint is opened.
@@ -36,8 +46,10 @@ pub struct OpenOptions {
 pub struct TensorInfo<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Its element type in the file.
+    /// Its element type as decoded.
     pub dtype: DType,
+    /// How its elements are stored.
+    pub encoding: Encoding,
     /// Its sizes.
     pub shape: &'a [usize],
     /// The file that has it.
@@ -60,29 +72,22 @@ pub struct Checkpoint {
     files: Vec<(PathBuf, Bytes)>,
     /// Sorted by name.
     tensors: Vec<Entry>,
-    config: Option<Value>,
+    description: Description,
     warnings: Vec<String>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    name: String,
-    dtype: DType,
-    shape: Shape,
-    file: usize,
-    offset: u64,
-    bytes: u64,
 }
 
 impl Checkpoint {
     /// Opens the checkpoint that `path` means, mapped into memory:
     ///
     /// * a folder with `model.safetensors`, or with `model.safetensors.index.json` and its shards, or with a single
-    ///   safetensors file of another name;
+    ///   safetensors file of another name; else with `consolidated.*.pth` and `params.json`, or another file of
+    ///   `torch.save`; else with a GGUF file, or a llama2.c model;
     /// * a `models--org--name` folder of the hub's cache (the snapshot of `main`, or the only one), or a snapshot;
-    /// * a file of such a folder: a shard or the index means all shards, `config.json` or a tokenizer's file means the
-    ///   folder;
-    /// * a safetensors file by itself.
+    /// * a file of such a folder: a shard or the index means all shards, `config.json`, `params.json` or a tokenizer's
+    ///   file means the folder;
+    /// * a file of weights by itself.
+    ///
+    /// What a file is, its content says.
     ///
     /// # Errors
     /// [`CheckpointError`], naming the file and what is wrong with it. A `config.json` that is not there is no error
@@ -98,51 +103,85 @@ impl Checkpoint {
     pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Checkpoint, CheckpointError> {
         let path = path.as_ref();
         let Located { kind, folder, weights, mut warnings } = folder::locate(path)?;
-        let config = side::config(&folder)?;
-        let (inventory, files, tensors) = match weights {
+        let mode = options.load;
+        let (inventory, opened) = match weights {
             Weights::Single(file) => {
-                let (bytes, tensors) = open_file(&file, options.load, 0)?;
-                (file.clone(), vec![(file, bytes)], tensors)
+                let (bytes, tensors) = open_file(&file, mode, 0)?;
+                let description = describe(&folder, &tensors)?;
+                let files = vec![(file.clone(), bytes)];
+                (file, Opened { files, tensors, description, warnings: Vec::new() })
             }
             Weights::Sharded(index) => {
-                let (files, tensors) = open_shards(&index, options.load, &mut warnings)?;
-                (index.path, files, tensors)
+                let description = Description::HuggingFace { config: side::config(&folder)? };
+                let (files, tensors) = open_shards(&index, mode, &mut warnings)?;
+                (index.path, Opened { files, tensors, description, warnings: Vec::new() })
+            }
+            Weights::Other(kind, paths) => {
+                let inventory = match paths.as_slice() {
+                    [only] => only.clone(),
+                    _ => folder.clone(),
+                };
+                let open = |path: PathBuf| Ok((path.clone(), Bytes::open(&path, mode)?));
+                let files = paths.into_iter().map(open).collect::<Result<_, CheckpointError>>()?;
+                (inventory, open_other(kind, files, Some(&folder))?)
             }
         };
-        Ok(Checkpoint {
-            kind,
-            path: path.to_owned(),
-            folder: Some(folder),
-            inventory,
-            files,
-            tensors,
-            config,
-            warnings,
-        })
+        // A GGUF file has everything in it, and what lies beside it is another model's.
+        let folder = Some(folder).filter(|_| kind != CheckpointKind::Gguf);
+        Checkpoint::assemble(kind, path, folder, inventory, opened, warnings)
     }
 
-    /// A safetensors file that is already in reach, and the `config.json` that goes with it: a bundled model.
-    /// Messages call it `label`.
+    /// Weights of any readable format that are already in reach: a bundled model, or a file in memory. Messages call it
+    /// `label`; `config` is the `config.json` that goes with a safetensors file.
     ///
     /// # Errors
-    /// [`CheckpointError`] if the bytes are no valid safetensors file.
+    /// [`CheckpointError`] if the bytes are no valid weights.
     pub fn from_bytes(
         label: &str,
         bytes: Arc<dyn ByteSource>,
         config: Option<Value>,
     ) -> Result<Checkpoint, CheckpointError> {
         let path = PathBuf::from(label);
-        let tensors = read_tensors(&path, bytes.as_ref(), 0)?;
-        Ok(Checkpoint {
-            kind: CheckpointKind::SafetensorsFile,
-            path: path.clone(),
-            folder: None,
-            inventory: path.clone(),
-            files: vec![(path, Bytes::Other(bytes))],
-            tensors,
-            config,
-            warnings: Vec::new(),
-        })
+        let file_kind = folder::detect_bytes(&path, bytes.as_ref())?;
+        let (kind, opened) = match folder::other_kind(file_kind) {
+            Some(kind) => (kind, open_other(file_kind, vec![(path.clone(), Bytes::Other(bytes))], None)?),
+            None => {
+                let tensors = read_tensors(&path, bytes.as_ref(), 0)?;
+                let files = vec![(path.clone(), Bytes::Other(bytes))];
+                let description = Description::HuggingFace { config };
+                (CheckpointKind::SafetensorsFile, Opened { files, tensors, description, warnings: Vec::new() })
+            }
+        };
+        Checkpoint::assemble(kind, &path, None, path.clone(), opened, Vec::new())
+    }
+
+    /// Sorts what a reader found and checks what every reader's tensors must keep.
+    fn assemble(
+        kind: CheckpointKind,
+        path: &Path,
+        folder: Option<PathBuf>,
+        inventory: PathBuf,
+        opened: Opened,
+        mut warnings: Vec<String>,
+    ) -> Result<Checkpoint, CheckpointError> {
+        let Opened { files, mut tensors, description, warnings: more } = opened;
+        warnings.extend(more);
+        if tensors.len() > MAX_TENSORS {
+            return Err(CheckpointError::TooLarge {
+                path: inventory,
+                what: "the number of tensors",
+                found: tensors.len() as u64,
+                limit: MAX_TENSORS as u64,
+            });
+        }
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some([twice, _]) = tensors.array_windows().find(|[a, b]| a.name == b.name) {
+            let (path, tensor) = (inventory, twice.name.clone());
+            return Err(CheckpointError::Tensor { path, tensor, reason: "is listed twice".to_owned() });
+        }
+        debug_assert!(tensors.iter().all(|t| t.file < files.len()));
+        let path = path.to_owned();
+        Ok(Checkpoint { kind, path, folder, inventory, files, tensors, description, warnings })
     }
 
     /// What sort of checkpoint this is.
@@ -155,7 +194,12 @@ impl Checkpoint {
         &self.path
     }
 
-    /// The folder in which the side files lie; `None` for bytes in memory.
+    /// What the checkpoint says about the model, in its format's own terms.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The folder in which the side files lie; `None` for bytes in memory and for GGUF, which has everything in one file.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
     }
@@ -187,38 +231,91 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError::UnknownTensor`].
     pub fn get(&self, name: &str) -> Result<SharedSource, CheckpointError> {
-        let entry = self.entry(name).ok_or_else(|| CheckpointError::UnknownTensor {
-            path: self.inventory.clone(),
-            tensor: name.to_owned(),
-            near: expect::Suggester::new(self.tensors.iter().map(|e| e.name.as_str())).nearest(name),
-        })?;
+        let entry = self.entry(name).ok_or_else(|| self.unknown(name))?;
+        let offset = match &entry.place {
+            Place::Source(source) => return Ok(Arc::clone(source)),
+            Place::Range { offset } => *offset,
+        };
         let (path, bytes) = &self.files[entry.file];
-        let source = RangeSource::new(&entry.name, entry.dtype, &entry.shape, bytes.shared(), entry.offset);
-        let source = source.map_err(|e| CheckpointError::Tensor {
+        let fail = |e: SourceError| CheckpointError::Tensor {
             path: path.clone(),
             tensor: name.to_owned(),
             reason: e.to_string(),
-        })?;
-        Ok(Arc::new(source))
+        };
+        match entry.encoding {
+            Encoding::Plain(dtype) => {
+                let source = RangeSource::new(&entry.name, dtype, &entry.shape, bytes.shared(), offset);
+                Ok(Arc::new(source.map_err(fail)?))
+            }
+            Encoding::Ggml(ty) if !ty.is_read() => {
+                let (path, tensor) = (path.clone(), name.to_owned());
+                Err(CheckpointError::GgmlType { path, tensor, ty })
+            }
+            Encoding::Ggml(ty) => {
+                let blocks = GgmlBlocks::new(&entry.name, ty, &entry.shape, bytes.shared(), offset);
+                Ok(Arc::new(blocks.and_then(BlockSource::new).map_err(fail)?))
+            }
+            // Integers and scales are two spans, for which the reader gives a source.
+            Encoding::GroupedI8 => Err(CheckpointError::Tensor {
+                path: path.clone(),
+                tensor: name.to_owned(),
+                reason: format!("is stored as {}, of which one span is known", entry.encoding),
+            }),
+        }
+    }
+
+    /// The tensor `name` in the blocks in which it is stored, with none of it decoded; `None` for plain numbers.
+    ///
+    /// # Errors
+    /// [`CheckpointError::UnknownTensor`].
+    pub fn blocks(&self, name: &str) -> Result<Option<GgmlBlocks>, CheckpointError> {
+        let entry = self.entry(name).ok_or_else(|| self.unknown(name))?;
+        let (Encoding::Ggml(ty), Place::Range { offset }) = (entry.encoding, &entry.place) else { return Ok(None) };
+        let (path, bytes) = &self.files[entry.file];
+        let blocks = GgmlBlocks::new(&entry.name, ty, &entry.shape, bytes.shared(), *offset);
+        blocks.map(Some).map_err(|e| CheckpointError::Tensor {
+            path: path.clone(),
+            tensor: name.to_owned(),
+            reason: e.to_string(),
+        })
+    }
+
+    /// The tokenizer that a GGUF file carries; `None` for other formats and for files without one.
+    ///
+    /// # Errors
+    /// As [`GgufMetadata::vocabulary`](crate::gguf::GgufMetadata::vocabulary).
+    pub fn gguf_vocabulary(&self) -> Result<Option<GgufVocabulary>, CheckpointError> {
+        match &self.description {
+            Description::Gguf(metadata) => metadata.vocabulary(),
+            _ => Ok(None),
+        }
+    }
+
+    fn unknown(&self, name: &str) -> CheckpointError {
+        CheckpointError::UnknownTensor {
+            path: self.inventory.clone(),
+            tensor: name.to_owned(),
+            near: expect::Suggester::new(self.tensors.iter().map(|e| e.name.as_str())).nearest(name),
+        }
     }
 
     /// Says that the tensor `name` will be read from front to back soon. A hint for [`LoadMode::Mmap`], else nothing;
     /// nothing for a name that is not there.
     pub fn will_read(&self, name: &str) {
-        if let Some((map, entry)) = self.mapped(name) {
-            map.will_read(entry.offset, entry.bytes);
+        if let Some((map, offset, bytes)) = self.mapped(name) {
+            map.will_read(offset, bytes);
         }
     }
 
     /// Says that the tensor `name` is done with for now, so that its pages stop counting as resident. Slices handed out
     /// stay valid: the pages come back from the file when touched. A hint, as [`Checkpoint::will_read`].
     pub fn release(&self, name: &str) {
-        if let Some((map, entry)) = self.mapped(name) {
-            map.release(entry.offset, entry.bytes);
+        if let Some((map, offset, bytes)) = self.mapped(name) {
+            map.release(offset, bytes);
         }
     }
 
-    /// Bytes of all tensors.
+    /// Bytes of all tensors, as stored.
     pub fn total_bytes(&self) -> u64 {
         self.tensors.iter().fold(0, |sum, e| sum.saturating_add(e.bytes))
     }
@@ -234,7 +331,10 @@ impl Checkpoint {
     /// [`CheckpointError::MissingConfig`] if there is none.
     pub fn config_json(&self) -> Result<&Value, CheckpointError> {
         let place = self.folder.as_ref().unwrap_or(&self.path);
-        self.config.as_ref().ok_or_else(|| CheckpointError::MissingConfig { path: place.clone() })
+        match &self.description {
+            Description::HuggingFace { config: Some(config) } => Ok(config),
+            _ => Err(CheckpointError::MissingConfig { path: place.clone() }),
+        }
     }
 
     /// `generation_config.json`, if it is there.
@@ -265,15 +365,47 @@ impl Checkpoint {
     }
 
     fn describe<'a>(&'a self, e: &'a Entry) -> TensorInfo<'a> {
-        TensorInfo { name: &e.name, dtype: e.dtype, shape: &e.shape, file: &self.files[e.file].0, bytes: e.bytes }
+        TensorInfo {
+            name: &e.name,
+            dtype: e.dtype,
+            encoding: e.encoding,
+            shape: &e.shape,
+            file: &self.files[e.file].0,
+            bytes: e.bytes,
+        }
     }
 
-    fn mapped(&self, name: &str) -> Option<(&crate::files::MappedFile, &Entry)> {
+    /// The map, offset and length of a tensor that lies in one piece of a mapped file.
+    fn mapped(&self, name: &str) -> Option<(&MappedFile, u64, u64)> {
         let entry = self.entry(name)?;
-        match &self.files[entry.file].1 {
-            Bytes::Mapped(map) => Some((map, entry)),
-            Bytes::Other(_) => None,
+        match (&self.files[entry.file].1, &entry.place) {
+            (Bytes::Mapped(map), Place::Range { offset }) => Some((map, *offset, entry.bytes)),
+            _ => None,
         }
+    }
+}
+
+/// What the side files in `folder` say: Mistral's `consolidated.safetensors` has Meta's names and `params.json`.
+fn describe(folder: &Path, tensors: &[Entry]) -> Result<Description, CheckpointError> {
+    if tensors.iter().any(|t| pytorch::is_meta_name(&t.name))
+        && let Some(params) = side::params(folder)?
+    {
+        return Ok(Description::Meta { params: Some(params) });
+    }
+    Ok(Description::HuggingFace { config: side::config(folder)? })
+}
+
+/// Reads files of a kind other than safetensors.
+fn open_other(kind: FileKind, files: Vec<(PathBuf, Bytes)>, folder: Option<&Path>) -> Result<Opened, CheckpointError> {
+    let unsupported = |path: PathBuf| Err(CheckpointError::Unsupported { path, kind });
+    match kind {
+        FileKind::Gguf => gguf::open(files),
+        FileKind::PyTorchZip => pytorch::open(files, folder),
+        FileKind::Llama2c => match files.into_iter().next() {
+            Some((path, bytes)) => llama2c::open(path, bytes),
+            None => unsupported(PathBuf::new()),
+        },
+        _ => unsupported(files.into_iter().next().map(|(path, _)| path).unwrap_or_default()),
     }
 }
 
@@ -290,8 +422,9 @@ fn read_tensors(path: &Path, bytes: &dyn ByteSource, file: usize) -> Result<Vec<
         dtype: t.dtype,
         shape: t.shape,
         file,
-        offset: t.offset,
         bytes: t.bytes,
+        encoding: Encoding::Plain(t.dtype),
+        place: Place::Range { offset: t.offset },
     };
     Ok(header.tensors.into_iter().map(entry).collect())
 }
@@ -302,10 +435,10 @@ fn open_file(path: &Path, mode: LoadMode, file: usize) -> Result<(Bytes, Vec<Ent
     Ok((bytes, tensors))
 }
 
-type Opened = (Vec<(PathBuf, Bytes)>, Vec<Entry>);
+type Shards = (Vec<(PathBuf, Bytes)>, Vec<Entry>);
 
 /// Opens every shard and takes each tensor from the shard that the index gives it.
-fn open_shards(index: &Index, mode: LoadMode, warnings: &mut Vec<String>) -> Result<Opened, CheckpointError> {
+fn open_shards(index: &Index, mode: LoadMode, warnings: &mut Vec<String>) -> Result<Shards, CheckpointError> {
     let folder = index.path.parent().unwrap_or(Path::new("."));
     let mut files = Vec::with_capacity(index.shards.len());
     let mut tensors: Vec<Entry> = Vec::with_capacity(index.tensors.len());

@@ -1,10 +1,11 @@
 //! Why a checkpoint cannot be read or written.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::atomic::AtomicError;
 use crate::expect::TensorMismatches;
+use crate::gguf::GgmlType;
 use crate::kind::FileKind;
 
 /// Why a checkpoint cannot be read or written. Each message names the file and, where there is one, the tensor.
@@ -41,13 +42,13 @@ pub enum CheckpointError {
         kind: FileKind,
     },
     /// A folder without weights.
-    #[error("{}: the folder holds no weights: expected model.safetensors, or model.safetensors.index.json with its shards", path.display())]
+    #[error("{}: the folder holds no weights: expected safetensors (one file, or shards with their index), consolidated.*.pth, a GGUF file or a llama2.c model", path.display())]
     NoWeights {
         /// The folder.
         path: PathBuf,
     },
     /// A folder whose weights are of kinds that are not read.
-    #[error("{}: the folder holds no safetensors weights; `{file}` {}", path.display(), kind.sentence())]
+    #[error("{}: the folder holds no weights that are read; `{file}` {}", path.display(), kind.sentence())]
     OtherWeights {
         /// The folder.
         path: PathBuf,
@@ -66,6 +67,16 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What there are several of.
         what: &'static str,
+        /// Their names, sorted.
+        files: Vec<String>,
+    },
+    /// Several files of one kind that could each be the weights.
+    #[error("{}: the folder holds several files that could be the weights, {}; name one of them", path.display(), listed(files))]
+    AmbiguousWeights {
+        /// The folder.
+        path: PathBuf,
+        /// What they are.
+        kind: FileKind,
         /// Their names, sorted.
         files: Vec<String>,
     },
@@ -117,6 +128,95 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
+    /// A zip archive that contradicts itself, or is of a sort that is not read.
+    #[error("{}: invalid PyTorch checkpoint (zip): {reason}", path.display())]
+    Zip {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The pickle of a PyTorch checkpoint is broken, or holds something else than tensors by name.
+    #[error("{}: invalid PyTorch checkpoint (pickle): {reason}", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The pickle of a PyTorch checkpoint names something that tensors do not need.
+    #[error(
+        "{}: the pickle asks for `{}`, which a checkpoint of tensors does not need; nothing in a pickle is executed \
+         here: save the tensors alone with torch.save(model.state_dict(), …)",
+        path.display(), Shown(global)
+    )]
+    ForeignGlobal {
+        /// The file.
+        path: PathBuf,
+        /// Module and name.
+        global: String,
+    },
+    /// A llama2.c model whose header contradicts itself or the file.
+    #[error("{}: invalid llama2.c model: {reason}", path.display())]
+    Llama2c {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Shards of a Meta checkpoint that do not fit each other.
+    #[error("{}: tensor `{}` in the shards of the checkpoint: {reason}", path.display(), Shown(tensor))]
+    ShardTensor {
+        /// The shard.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A GGUF file that contradicts itself or the file's length, or that is of another version.
+    #[error("{}: invalid GGUF file: {reason}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A tensor in blocks that are not decoded.
+    #[error(
+        "{}: tensor `{}` has the type {ty}, which is not supported: known are {}",
+        path.display(), Shown(tensor), GgmlType::names_read()
+    )]
+    GgmlType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        ty: GgmlType,
+    },
+    /// A Meta checkpoint of which shards are missing, as the sizes of the others tell.
+    #[error(
+        "{}: the weights are split over {expected} shards, as `{tensor}` with its {rows} of {of} rows tells, and there \
+         are {found}: {} missing",
+        path.display(), listed(missing)
+    )]
+    ShardCount {
+        /// The first shard.
+        path: PathBuf,
+        /// The tensor looked at.
+        tensor: &'static str,
+        /// Its rows.
+        rows: usize,
+        /// The rows that it has when it is whole.
+        of: usize,
+        /// How many shards there should be.
+        expected: usize,
+        /// How many there are.
+        found: usize,
+        /// The names of the others.
+        missing: Vec<String>,
+    },
     /// A tensor whose entry contradicts itself or the file.
     #[error("{}: tensor `{}`: {reason}", path.display(), Shown(tensor))]
     Tensor {
@@ -150,10 +250,10 @@ pub enum CheckpointError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// Shards that an index names are not in its folder.
+    /// Shards that an index or the name of a shard implies are not in its folder.
     #[error("{}: names {} shard(s) that are not in the folder: {}", path.display(), missing.len(), listed(missing))]
     MissingShards {
-        /// The index.
+        /// The index, or the shard.
         path: PathBuf,
         /// Their names, sorted.
         missing: Vec<String>,
@@ -189,6 +289,12 @@ pub enum CheckpointError {
         /// The folder or file.
         path: PathBuf,
     },
+    /// Meta's weights come without the file that says which model they are.
+    #[error("{}: there is no params.json, so nothing says which model these weights are", path.display())]
+    MissingParams {
+        /// The folder or file.
+        path: PathBuf,
+    },
     /// No tensor of that name.
     #[error("{}: there is no tensor `{}`{}", path.display(), Shown(tensor), did_you_mean(near.as_deref()))]
     UnknownTensor {
@@ -213,6 +319,12 @@ pub enum CheckpointError {
     /// Writing failed.
     #[error(transparent)]
     Write(#[from] AtomicError),
+}
+
+/// A read from bytes that are open already failed.
+pub(crate) fn read_failed(path: &Path, e: &pteron_tensor::SourceError) -> CheckpointError {
+    let source = std::io::Error::other(e.to_string());
+    CheckpointError::Io { path: path.to_owned(), action: "read", source }
 }
 
 /// A foreign name as messages show it: control characters escaped, and cut after 120 characters.

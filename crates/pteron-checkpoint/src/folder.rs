@@ -20,8 +20,14 @@ const INDEX: &str = "model.safetensors.index.json";
 const INDEX_SUFFIX: &str = ".safetensors.index.json";
 
 /// A path to one of these means the folder that it lies in.
-const SIDE_FILES: [&str; 5] =
-    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+const SIDE_FILES: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "params.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+];
 
 /// The files that make up a checkpoint.
 pub(crate) struct Located {
@@ -33,8 +39,12 @@ pub(crate) struct Located {
 }
 
 pub(crate) enum Weights {
+    /// One safetensors file.
     Single(PathBuf),
+    /// Safetensors files and their index.
     Sharded(Index),
+    /// Files of another kind that belong together, in order: what [`FileKind`] says they are.
+    Other(FileKind, Vec<PathBuf>),
 }
 
 /// `model.safetensors.index.json`: which shard has which tensor.
@@ -81,6 +91,10 @@ fn locate_file(path: &Path) -> Result<Located, CheckpointError> {
     if !kind.is_read() && !is_named_so {
         return Err(CheckpointError::Unsupported { path: path.to_owned(), kind });
     }
+    if let Some(of) = other_kind(kind) {
+        let files = if is_numbered(kind, name) { whole_group(&folder, kind, name)? } else { vec![path.to_owned()] };
+        return Ok(Located { kind: of, folder, weights: Weights::Other(kind, files), warnings: Vec::new() });
+    }
     let index = folder.join(INDEX);
     if name != SINGLE && index.is_file() {
         let index = read_index(&index)?;
@@ -98,31 +112,22 @@ fn locate_file(path: &Path) -> Result<Located, CheckpointError> {
 }
 
 fn locate_folder(folder: &Path) -> Result<Located, CheckpointError> {
-    let single = folder.join(SINGLE);
-    match (single.is_file(), find_index(folder)?) {
-        (true, index) => {
-            let mut located = hugging_face(folder.to_owned(), Weights::Single(single));
-            located.warnings.extend(index.map(|i| {
-                format!("{}: ignored, because the folder holds {SINGLE} as well, which goes first", i.display())
-            }));
-            return Ok(located);
+    let files = file_names(folder)?;
+    if let Some(mut located) = locate_safetensors(folder, &files)? {
+        let (others, _) = sniffed(folder, &files)?;
+        let mut ignored: Vec<String> =
+            READ_KINDS.iter().flat_map(|&k| candidates(k, &others).into_iter().flatten()).collect();
+        // A file of torch.save that is not called weights is an optimizer's state, or settings.
+        let archive = |name: &String| others.iter().any(|(n, k)| n == name && *k == FileKind::PyTorchZip);
+        ignored.retain(|name| !archive(name) || is_torch_weights(name));
+        if !ignored.is_empty() {
+            located.warnings.push(format!(
+                "{}: ignored {}, because the folder holds safetensors weights as well, which go first",
+                folder.display(),
+                crate::error::listed(&ignored)
+            ));
         }
-        (false, Some(index)) => return Ok(hugging_face(folder.to_owned(), Weights::Sharded(read_index(&index)?))),
-        (false, None) => {}
-    }
-    let mut files = file_names(folder)?;
-    let safetensors: Vec<String> = files.iter().filter(|n| n.ends_with(".safetensors")).cloned().collect();
-    match safetensors.as_slice() {
-        [only] => {
-            let path = folder.join(only);
-            refuse_lone_shard(&path, only)?;
-            return Ok(hugging_face(folder.to_owned(), Weights::Single(path)));
-        }
-        [] => {}
-        [..] => {
-            let (path, what) = (folder.to_owned(), "safetensors files");
-            return Err(CheckpointError::Ambiguous { path, what, files: safetensors });
-        }
+        return Ok(located);
     }
     if folder.join("snapshots").is_dir() {
         let snapshot = resolve_snapshot(folder)?;
@@ -131,33 +136,197 @@ fn locate_folder(folder: &Path) -> Result<Located, CheckpointError> {
             return locate_folder(&snapshot);
         }
     }
-    files.truncate(MOST_SNIFFED);
-    for file in files {
-        let kind = detect(&folder.join(&file))?;
-        let is_weights = match kind {
-            FileKind::Gguf
-            | FileKind::OldGgml
-            | FileKind::PyTorchZip
-            | FileKind::Pickle
-            | FileKind::Llama2c
-            | FileKind::ExecutorchProgram
-            | FileKind::GitLfsPointer => true,
+    let (sniffed, unread) = sniffed(folder, &files)?;
+    let mut chosen: Option<(FileKind, CheckpointKind, Vec<String>)> = None;
+    let mut warnings = Vec::new();
+    for kind in READ_KINDS {
+        let mut groups = candidates(kind, &sniffed);
+        let (Some(group), Some(of)) = (groups.pop(), other_kind(kind)) else { continue };
+        if let Some((_, _, first)) = &chosen {
+            let first = first.first().map_or("", String::as_str);
+            warnings.push(format!(
+                "{}: ignored {}, because the folder holds `{first}` as well, which goes first",
+                folder.display(),
+                crate::error::listed(&group)
+            ));
+            continue;
+        }
+        if !groups.is_empty() {
+            groups.push(group);
+            let (path, files) = (folder.to_owned(), groups.into_iter().flatten().collect());
+            return Err(CheckpointError::AmbiguousWeights { path, kind, files });
+        }
+        chosen = Some((kind, of, group));
+    }
+    if let Some((kind, of, group)) = chosen {
+        let first = group.first().map_or("", String::as_str);
+        let files = if is_numbered(kind, first) {
+            whole_group(folder, kind, first)?
+        } else {
+            group.iter().map(|name| folder.join(name)).collect()
+        };
+        return Ok(Located { kind: of, folder: folder.to_owned(), weights: Weights::Other(kind, files), warnings });
+    }
+    match unread {
+        Some((file, kind)) => Err(CheckpointError::OtherWeights { path: folder.to_owned(), file, kind }),
+        None => Err(CheckpointError::NoWeights { path: folder.to_owned() }),
+    }
+}
+
+/// The safetensors weights of a folder with these files, if there are any.
+fn locate_safetensors(folder: &Path, files: &[String]) -> Result<Option<Located>, CheckpointError> {
+    let single = folder.join(SINGLE);
+    match (single.is_file(), find_index(folder)?) {
+        (true, index) => {
+            let mut located = hugging_face(folder.to_owned(), Weights::Single(single));
+            located.warnings.extend(index.map(|i| {
+                format!("{}: ignored, because the folder holds {SINGLE} as well, which goes first", i.display())
+            }));
+            return Ok(Some(located));
+        }
+        (false, Some(index)) => {
+            return Ok(Some(hugging_face(folder.to_owned(), Weights::Sharded(read_index(&index)?))));
+        }
+        (false, None) => {}
+    }
+    let safetensors: Vec<String> = files.iter().filter(|n| n.ends_with(".safetensors")).cloned().collect();
+    match safetensors.as_slice() {
+        [only] => {
+            let path = folder.join(only);
+            refuse_lone_shard(&path, only)?;
+            Ok(Some(hugging_face(folder.to_owned(), Weights::Single(path))))
+        }
+        [] => Ok(None),
+        [..] => {
+            let (path, what) = (folder.to_owned(), "safetensors files");
+            Err(CheckpointError::Ambiguous { path, what, files: safetensors })
+        }
+    }
+}
+
+/// Files of a folder whose first bytes are looked at.
+const MOST_SNIFFED: usize = 256;
+
+/// Kinds besides safetensors, the one that goes first where a folder holds several first.
+const READ_KINDS: [FileKind; 3] = [FileKind::PyTorchZip, FileKind::Gguf, FileKind::Llama2c];
+
+/// What a checkpoint of such files is.
+pub(crate) fn other_kind(kind: FileKind) -> Option<CheckpointKind> {
+    match kind {
+        FileKind::PyTorchZip => Some(CheckpointKind::PyTorch),
+        FileKind::Gguf => Some(CheckpointKind::Gguf),
+        FileKind::Llama2c => Some(CheckpointKind::Llama2c),
+        _ => None,
+    }
+}
+
+type Sniffed = Vec<(String, FileKind)>;
+
+/// Those of `files` that are weights of a kind that is read, and the first of a kind that is not.
+fn sniffed(folder: &Path, files: &[String]) -> Result<(Sniffed, Option<(String, FileKind)>), CheckpointError> {
+    let (mut read, mut unread) = (Vec::new(), None);
+    for file in files.iter().take(MOST_SNIFFED) {
+        let kind = detect(&folder.join(file))?;
+        match kind {
+            FileKind::Gguf | FileKind::PyTorchZip | FileKind::Llama2c => read.push((file.clone(), kind)),
+            FileKind::OldGgml | FileKind::Pickle | FileKind::ExecutorchProgram | FileKind::GitLfsPointer => {
+                unread = unread.or(Some((file.clone(), kind)));
+            }
             FileKind::Safetensors
             | FileKind::Json
             | FileKind::ExecutorchData
             | FileKind::Html
             | FileKind::Empty
-            | FileKind::Unknown => false,
-        };
-        if is_weights {
-            return Err(CheckpointError::OtherWeights { path: folder.to_owned(), file, kind });
+            | FileKind::Unknown => {}
         }
     }
-    Err(CheckpointError::NoWeights { path: folder.to_owned() })
+    Ok((read, unread))
 }
 
-/// Files of a folder without safetensors whose first bytes are looked at.
-const MOST_SNIFFED: usize = 256;
+/// The groups of files of `kind` that could each be the weights, of which several are one too many. `files` are sorted.
+fn candidates(kind: FileKind, files: &[(String, FileKind)]) -> Vec<Vec<String>> {
+    let of_kind: Vec<&String> = files.iter().filter(|(_, k)| *k == kind).map(|(name, _)| name).collect();
+    let mut groups: Vec<Vec<String>> = Vec::new();
+    for &name in &of_kind {
+        match groups.iter_mut().find(|g| g.first().is_some_and(|first| same_group(kind, first, name))) {
+            Some(group) => group.push(name.clone()),
+            None => groups.push(vec![name.clone()]),
+        }
+    }
+    if kind == FileKind::PyTorchZip && groups.len() > 1 {
+        // Optimizers and random states lie beside the weights of a training run.
+        let named = |g: &Vec<String>| g.first().is_some_and(|n| is_torch_weights(n));
+        if groups.iter().any(named) {
+            groups.retain(named);
+        }
+    }
+    groups
+}
+
+/// True for the names that weights have by custom where `torch.save` wrote them.
+fn is_torch_weights(name: &str) -> bool {
+    consolidated(name).is_some() || name == "pytorch_model.bin" || numbered(FileKind::PyTorchZip, name).is_some()
+}
+
+/// `STEM-00001-of-00003.ENDING`: stem, number from 1, count.
+fn numbered(kind: FileKind, name: &str) -> Option<(&str, u32, u32)> {
+    let ending = if kind == FileKind::Gguf { ".gguf" } else { ".bin" };
+    let (rest, count) = name.strip_suffix(ending)?.rsplit_once("-of-")?;
+    let (stem, number) = rest.rsplit_once('-')?;
+    let five_digits = |s: &str| Some(s).filter(|s| s.len() == 5).and_then(|s| s.parse::<u32>().ok());
+    Some((stem, five_digits(number)?, five_digits(count)?))
+}
+
+/// The number of a `consolidated.NN.pth`.
+fn consolidated(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix("consolidated.")?.strip_suffix(".pth")?;
+    Some(digits).filter(|d| d.len() == 2).and_then(|d| d.parse().ok())
+}
+
+/// True if the file says by its name that it is one of several.
+fn is_numbered(kind: FileKind, name: &str) -> bool {
+    match kind {
+        FileKind::PyTorchZip => consolidated(name).is_some() || numbered(kind, name).is_some(),
+        FileKind::Gguf => numbered(kind, name).is_some(),
+        _ => false,
+    }
+}
+
+fn same_group(kind: FileKind, a: &str, b: &str) -> bool {
+    match (consolidated(a), consolidated(b), numbered(kind, a), numbered(kind, b)) {
+        (Some(_), Some(_), ..) => kind == FileKind::PyTorchZip,
+        (None, None, Some((stem, _, count)), Some((other, _, n))) => (stem, count) == (other, n),
+        _ => false,
+    }
+}
+
+/// All files that go with the numbered file `name`, in order.
+fn whole_group(folder: &Path, kind: FileKind, name: &str) -> Result<Vec<PathBuf>, CheckpointError> {
+    let names: Vec<String> = match numbered(kind, name) {
+        Some((stem, _, count)) => {
+            if count as usize > MAX_SHARDS {
+                return Err(CheckpointError::TooLarge {
+                    path: folder.join(name),
+                    what: "the number of shards",
+                    found: u64::from(count),
+                    limit: MAX_SHARDS as u64,
+                });
+            }
+            let ending = name.rsplit_once('.').map_or("", |(_, e)| e);
+            (1..=count).map(|i| format!("{stem}-{i:05}-of-{count:05}.{ending}")).collect()
+        }
+        None => {
+            // Their number is known from the last that is there.
+            let last = file_names(folder)?.iter().filter_map(|n| consolidated(n)).max().unwrap_or(0);
+            (0..=last).map(|i| format!("consolidated.{i:02}.pth")).collect()
+        }
+    };
+    let missing: Vec<String> = names.iter().filter(|n| !folder.join(n).is_file()).cloned().collect();
+    if !missing.is_empty() {
+        return Err(CheckpointError::MissingShards { path: folder.join(name), missing });
+    }
+    Ok(names.into_iter().map(|n| folder.join(n)).collect())
+}
 
 fn hugging_face(folder: PathBuf, weights: Weights) -> Located {
     Located { kind: CheckpointKind::HuggingFace, folder, weights, warnings: Vec::new() }

@@ -86,7 +86,7 @@ impl FileKind {
 
     /// True if tensors of this kind of file are read.
     pub const fn is_read(self) -> bool {
-        matches!(self, FileKind::Safetensors)
+        matches!(self, FileKind::Safetensors | FileKind::Gguf | FileKind::PyTorchZip | FileKind::Llama2c)
     }
 
     /// What is said of such a file where readable weights were expected.
@@ -94,11 +94,14 @@ impl FileKind {
         match self {
             FileKind::Safetensors => "is a safetensors file",
             FileKind::Json => "is a JSON file, not weights",
-            FileKind::Gguf => "looks like a GGUF file: not supported yet",
+            FileKind::Gguf => "is a GGUF file",
             FileKind::OldGgml => "looks like a GGML file from before GGUF: not supported",
-            FileKind::PyTorchZip => "looks like a PyTorch checkpoint (zip): not supported yet",
-            FileKind::Pickle => "looks like a bare pickle (a PyTorch checkpoint in the legacy format): not supported",
-            FileKind::Llama2c => "looks like a llama2.c model: not supported yet",
+            FileKind::PyTorchZip => "is a PyTorch checkpoint",
+            FileKind::Pickle => {
+                "is a bare pickle (what torch.save wrote before PyTorch 1.6), which is not read: convert it with \
+                 torch.save(torch.load(old, weights_only=True), new)"
+            }
+            FileKind::Llama2c => "is a llama2.c model",
             FileKind::ExecutorchProgram => "is an ExecuTorch program (.pte), not a checkpoint",
             FileKind::ExecutorchData => "is an ExecuTorch data file (.ptd), not a checkpoint",
             FileKind::GitLfsPointer => {

@@ -1,9 +1,11 @@
 //! Reads model checkpoints: names, shapes, lazily decoded bytes. Writes safetensors.
 //!
-//! [`Checkpoint::open`] takes a Hugging Face folder (one `model.safetensors`, or shards with their index) or a single
-//! safetensors file, checks every header against the bytes that are there, and hands out [tensor sources] that touch
-//! the file only when rows are asked for. What a path holds is told by its content ([`FileKind`]), never by its name.
-//! Nothing in a checkpoint is ever executed, and no model architecture is known here.
+//! [`Checkpoint::open`] takes a Hugging Face folder (one `model.safetensors`, or shards with their index), Meta's
+//! `consolidated.*.pth` with `params.json`, a [GGUF](gguf) file or its parts, a llama2.c model, or a file of weights by
+//! itself. It checks every header against the bytes that are there, and hands out [tensor sources] that touch the file only
+//! when rows are asked for. What a path holds is told by its content ([`FileKind`]), never by its name. Nothing in a
+//! checkpoint is ever executed, and no model architecture is known here: [`Description`] is what the format itself says of
+//! the model, for those who know.
 //!
 //! Files are foreign: each limit is a constant in [`limits`], each error names the file and, where there is one, the
 //! tensor or field.
@@ -38,10 +40,14 @@ mod error;
 mod expect;
 mod files;
 mod folder;
+pub mod gguf;
 mod header;
 mod json;
 mod kind;
 pub mod limits;
+mod llama2c;
+mod opened;
+mod pytorch;
 mod side;
 mod writer;
 
@@ -51,5 +57,7 @@ pub use expect::{CheckReport, Expectations, ExpectedTensor, MissingTensor, Tenso
 pub use files::{FileBytes, LoadMode, MappedFile, MemoryBytes, open_bytes, read_limited};
 pub use header::{HeaderTensor, SafetensorsHeader};
 pub use kind::FileKind;
+pub use llama2c::Llama2cHeader;
+pub use opened::{Description, Encoding};
 pub use side::{GenerationConfigFile, TokenizerFiles};
 pub use writer::{SafetensorsWriter, TensorSpec};

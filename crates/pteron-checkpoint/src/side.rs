@@ -126,17 +126,27 @@ impl TokenizerFiles {
 
 /// `config.json` of `folder`, if it is there.
 pub(crate) fn config(folder: &Path) -> Result<Option<Value>, CheckpointError> {
-    let path = folder.join("config.json");
-    let text = match read_limited(&path, MAX_CONFIG_BYTES) {
+    object(&folder.join("config.json"))
+}
+
+/// `params.json` of `folder`, if it is there.
+pub(crate) fn params(folder: &Path) -> Result<Option<Value>, CheckpointError> {
+    object(&folder.join("params.json"))
+}
+
+/// The object that the file at `path` holds, if it is there.
+fn object(path: &Path) -> Result<Option<Value>, CheckpointError> {
+    let text = match read_limited(path, MAX_CONFIG_BYTES) {
         Ok(text) => text,
         Err(CheckpointError::NotFound { .. }) => return Ok(None),
         Err(e) => return Err(e),
     };
-    let value = json::parse(&path, &text)?;
+    let value = json::parse(path, &text)?;
     if value.is_object() {
         return Ok(Some(value));
     }
-    Err(CheckpointError::Json { reason: format!("an object is needed, found {}", json::describe(&value)), path })
+    let reason = format!("an object is needed, found {}", json::describe(&value));
+    Err(CheckpointError::Json { reason, path: path.to_owned() })
 }
 
 #[cfg(test)]

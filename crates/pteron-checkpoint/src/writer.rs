@@ -71,7 +71,16 @@ impl SafetensorsWriter {
         tensors: &[TensorSpec],
         metadata: &[(&str, &str)],
     ) -> Result<SafetensorsWriter, CheckpointError> {
-        let path = path.as_ref();
+        SafetensorsWriter::create_with(path.as_ref(), tensors, metadata, |path| AtomicFile::create(path))
+    }
+
+    /// [`SafetensorsWriter::create`] with a file that `begin` gives.
+    pub(crate) fn create_with(
+        path: &Path,
+        tensors: &[TensorSpec],
+        metadata: &[(&str, &str)],
+        begin: impl FnOnce(&Path) -> Result<AtomicFile, AtomicError>,
+    ) -> Result<SafetensorsWriter, CheckpointError> {
         let refuse = |reason: String| CheckpointError::Unwritable { path: path.to_owned(), reason };
         let keys: BTreeSet<&str> = metadata.iter().map(|(k, _)| *k).collect();
         if keys.len() != metadata.len() {
@@ -88,7 +97,7 @@ impl SafetensorsWriter {
         for tensor in &mut placed {
             tensor.offset = data_start + tensor.start;
         }
-        let mut file = AtomicFile::create(path)?;
+        let mut file = begin(path)?;
         let io = |e| AtomicError::from_io(path, e);
         file.write_all(&(text.len() as u64).to_le_bytes()).map_err(io)?;
         file.write_all(&text).map_err(io)?;

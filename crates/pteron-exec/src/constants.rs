@@ -36,10 +36,28 @@ pub(crate) fn in_memory_order(ty: &TensorType, source: &SharedSource) -> Result<
     Ok(AlignedBytes::copied(out.bytes()))
 }
 
+/// True if a constant lies in memory in a form that kernels read: row-major, and aligned for its elements, which a file need
+/// not give.
+fn is_readable_in_place(ty: &TensorType, source: &SharedSource) -> bool {
+    let align = ty.dtype.size().unwrap_or(1);
+    ty.order.is_none() && source.as_slice().is_some_and(|b| (b.as_ptr() as usize).is_multiple_of(align))
+}
+
+/// Bytes of the constants for which `used` is true that [`Constants::resolve`] will copy.
+pub(crate) fn bytes_to_decode(module: &Module, used: &dyn Fn(ConstId) -> bool) -> u64 {
+    let copied = module.constants.iter().filter(|(id, _)| used(*id)).map(|(_, c)| match &c.data {
+        ConstData::Source(s) if !is_readable_in_place(&c.ty, s) => s.byte_len() as u64,
+        _ => 0,
+    });
+    copied.fold(0, u64::saturating_add)
+}
+
 /// The bytes of all constants that the methods use.
 #[derive(Debug)]
 pub(crate) struct Constants {
     items: IdMap<ConstId, Resolved>,
+    /// Tensors that were computed from constants.
+    folded: Vec<AlignedBytes>,
 }
 
 impl Constants {
@@ -54,7 +72,6 @@ impl Constants {
             let missing = |reason: String| ExecError::Constant { name: c.name.to_string(), reason };
             items.push(match &c.data {
                 ConstData::Source(s) => {
-                    let align = c.ty.dtype.size().unwrap_or(1);
                     let sizes = c.ty.fixed_sizes().unwrap_or_default();
                     if s.dtype() != c.ty.dtype || s.shape() != sizes.as_slice() {
                         return Err(missing(format!(
@@ -64,13 +81,11 @@ impl Constants {
                             c.ty
                         )));
                     }
-                    // Typed access needs the element's alignment, which a file need not give.
-                    if c.ty.order.is_some() {
-                        items.push(Resolved::Owned(in_memory_order(&c.ty, s)?));
-                        continue;
+                    if is_readable_in_place(&c.ty, s) {
+                        Resolved::Borrowed(Arc::clone(s))
+                    } else {
+                        Resolved::Owned(in_memory_order(&c.ty, s)?)
                     }
-                    let fits = s.as_slice().is_some_and(|b| (b.as_ptr() as usize).is_multiple_of(align));
-                    if fits { Resolved::Borrowed(Arc::clone(s)) } else { Resolved::Owned(read_all(s.as_ref())?) }
                 }
                 ConstData::External(key) => {
                     return Err(missing(format!(
@@ -80,7 +95,7 @@ impl Constants {
                 ConstData::Missing => return Err(missing("the module was built without weights".to_owned())),
             });
         }
-        Ok(Constants { items })
+        Ok(Constants { items, folded: Vec::new() })
     }
 
     pub(crate) fn bytes(&self, id: ConstId) -> &[u8] {
@@ -91,8 +106,20 @@ impl Constants {
         }
     }
 
-    /// Bytes decoded into memory of the process.
+    /// Keeps what was computed from them.
+    pub(crate) fn set_folded(&mut self, folded: Vec<AlignedBytes>) {
+        self.folded = folded;
+    }
+
+    /// Tensor `i` of those computed.
+    pub(crate) fn folded(&self, i: usize) -> &[u8] {
+        self.folded.get(i).map_or(&[], |b| b)
+    }
+
+    /// Bytes decoded or computed into memory of the process.
     pub(crate) fn owned_bytes(&self) -> u64 {
-        self.items.values().map(|r| if let Resolved::Owned(b) = r { b.len() as u64 } else { 0 }).sum()
+        let decoded: u64 =
+            self.items.values().map(|r| if let Resolved::Owned(b) = r { b.len() as u64 } else { 0 }).sum();
+        decoded + self.folded.iter().map(|b| b.len() as u64).sum::<u64>()
     }
 }

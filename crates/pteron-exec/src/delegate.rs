@@ -7,6 +7,8 @@ use pteron_ir::Delegate;
 use pteron_kernels::Context;
 use pteron_tensor::{Shape, View, ViewMut};
 
+use crate::fuel::Fuel;
+
 /// A prepared payload.
 pub trait DelegateInstance: Send + fmt::Debug {
     /// Sizes of the outputs for inputs of these sizes; `declared` are the largest ones the program allows.
@@ -15,11 +17,14 @@ pub trait DelegateInstance: Send + fmt::Debug {
     /// A sentence that says what does not fit.
     fn output_sizes(&mut self, inputs: &[View<'_>], declared: &[Shape]) -> Result<Vec<Shape>, String>;
 
-    /// Computes the outputs.
+    /// Computes the outputs, paying for it with `fuel`.
     ///
     /// # Errors
     /// A sentence that says what went wrong.
-    fn execute(&mut self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) -> Result<(), String>;
+    fn execute(&mut self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>], fuel: &mut Fuel) -> Result<(), String>;
+
+    /// Bytes of memory that it holds for itself: working memory, state, decoded or packed constants.
+    fn memory(&self) -> u64;
 }
 
 /// Prepares payloads of one backend.
@@ -27,11 +32,17 @@ pub trait DelegateFactory: Send + Sync + fmt::Debug {
     /// The backend's id in programs: `XnnpackBackend`.
     fn backend(&self) -> &str;
 
-    /// Prepares a payload, to be executed with `ctx`, whose threads it shares.
+    /// Prepares a payload, to be executed with `ctx`, whose threads it shares. What it declares is checked before more than
+    /// `max_memory` bytes are allocated for it.
     ///
     /// # Errors
     /// A sentence that says what the backend cannot take.
-    fn prepare(&self, delegate: &Delegate, ctx: &Arc<Context>) -> Result<Box<dyn DelegateInstance>, String>;
+    fn prepare(
+        &self,
+        delegate: &Delegate,
+        ctx: &Arc<Context>,
+        max_memory: u64,
+    ) -> Result<Box<dyn DelegateInstance>, String>;
 }
 
 /// The backends that a session may use.
@@ -58,9 +69,14 @@ impl Delegates {
         self.factories.iter().map(|f| f.backend()).collect()
     }
 
-    pub(crate) fn prepare(&self, delegate: &Delegate, ctx: &Arc<Context>) -> Result<Box<dyn DelegateInstance>, String> {
+    pub(crate) fn prepare(
+        &self,
+        delegate: &Delegate,
+        ctx: &Arc<Context>,
+        max_memory: u64,
+    ) -> Result<Box<dyn DelegateInstance>, String> {
         match self.factories.iter().find(|f| f.backend() == delegate.backend.as_ref()) {
-            Some(f) => f.prepare(delegate, ctx),
+            Some(f) => f.prepare(delegate, ctx, max_memory),
             None if self.factories.is_empty() => Err("no backend is available here".to_owned()),
             None => Err(format!("not available here; available: {}", self.names().join(", "))),
         }

@@ -4,6 +4,8 @@ use pteron_ir::memory::MemoryError;
 use pteron_ir::{Graph, NodeId};
 use pteron_tensor::SourceError;
 
+use crate::session::MemoryReport;
+
 /// An error of planning or running. Messages name the method and, where there is one, the node with its module path.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
@@ -72,10 +74,16 @@ pub enum ExecError {
         /// Why.
         source: MemoryError,
     },
-    /// The plan needs more memory than allowed.
-    #[error("the program needs {needed} bytes of working memory, {allowed} are allowed")]
+    /// The program declares more memory than allowed. Nothing of it was allocated.
+    #[error(
+        "the program declares {needed} bytes of working memory (activations {}, state {}, decoded constants {}, backends \
+         {}), {allowed} are allowed",
+        .declared.arena, .declared.state, .declared.decoded_constants, .declared.delegates
+    )]
     MemoryLimit {
-        /// Bytes needed.
+        /// What is declared, as far as it was looked at.
+        declared: MemoryReport,
+        /// Bytes needed: the sum.
         needed: u64,
         /// Bytes allowed.
         allowed: u64,
@@ -86,6 +94,27 @@ pub enum ExecError {
         /// The method.
         method: String,
         /// The limit.
+        limit: u64,
+    },
+    /// A run that computes more than it may.
+    #[error(
+        "method `{method}`, node {handle} {op}{}: needs {needed} element operations, {left} of the run's {limit} are left",
+        if .path.is_empty() { String::new() } else { format!(" ({path})") }
+    )]
+    OutOfFuel {
+        /// The method.
+        method: String,
+        /// The node's stable number.
+        handle: String,
+        /// Its operator.
+        op: String,
+        /// Its module path.
+        path: String,
+        /// Operations that it needs.
+        needed: u64,
+        /// Operations that were left.
+        left: u64,
+        /// Operations that the run began with.
         limit: u64,
     },
     /// A delegate that could not be prepared.
@@ -100,17 +129,22 @@ pub enum ExecError {
 
 impl ExecError {
     pub(crate) fn at(graph: &Graph, node: NodeId, reason: impl std::fmt::Display) -> ExecError {
-        let n = &graph.nodes[node];
-        let op = match &n.extra {
-            pteron_ir::Extra::Custom(key) => key.to_string(),
-            _ => n.op.to_string(),
-        };
-        ExecError::Node {
-            method: graph.name.clone(),
-            handle: n.handle.to_string(),
-            op,
-            path: graph.paths[n.path].to_string(),
-            reason: reason.to_string(),
-        }
+        let (handle, op, path) = place(graph, node);
+        ExecError::Node { method: graph.name.clone(), handle, op, path, reason: reason.to_string() }
     }
+
+    pub(crate) fn out_of_fuel(graph: &Graph, node: NodeId, needed: u64, left: u64, limit: u64) -> ExecError {
+        let (handle, op, path) = place(graph, node);
+        ExecError::OutOfFuel { method: graph.name.clone(), handle, op, path, needed, left, limit }
+    }
+}
+
+/// A node's number, operator and module path.
+fn place(graph: &Graph, node: NodeId) -> (String, String, String) {
+    let n = &graph.nodes[node];
+    let op = match &n.extra {
+        pteron_ir::Extra::Custom(key) => key.to_string(),
+        _ => n.op.to_string(),
+    };
+    (n.handle.to_string(), op, graph.paths[n.path].to_string())
 }

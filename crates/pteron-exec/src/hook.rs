@@ -1,6 +1,6 @@
 //! Watching a run: observers and profilers.
 
-use pteron_ir::{Graph, NodeId};
+use pteron_ir::{Graph, NodeId, Op};
 
 use crate::value::Output;
 
@@ -11,6 +11,8 @@ pub struct NodeEvent<'a> {
     pub graph: &'a Graph,
     /// The node.
     pub node: NodeId,
+    /// What was executed: the node's operator, or the one that a group of nodes makes together of which this is the last.
+    pub op: Op,
     /// Its outputs, in order; empty for control flow.
     pub outputs: &'a [Output<'a>],
 }
@@ -25,7 +27,8 @@ pub trait NodeHook {
     /// After the node, with its outputs if [`NodeHook::wants_outputs`].
     fn after(&mut self, event: &NodeEvent<'_>);
 
-    /// True if the outputs shall be collected for [`NodeHook::after`].
+    /// True if the outputs shall be collected for [`NodeHook::after`]. Every node is executed by itself then; without, nodes
+    /// that are executed together are one event, that of the last of them.
     fn wants_outputs(&self) -> bool {
         true
     }
@@ -82,7 +85,7 @@ impl<C: FnMut() -> u64> NodeHook for Profiler<C> {
 
     fn after(&mut self, event: &NodeEvent<'_>) {
         let spent = (self.clock)().saturating_sub(self.started);
-        if let Some(t) = self.totals.get_mut(event.graph.nodes[event.node].op as usize) {
+        if let Some(t) = self.totals.get_mut(event.op as usize) {
             t.0 += 1;
             t.1 += spent;
         }

@@ -7,6 +7,9 @@
 //! been checked, plus one for the buffers. Running follows the graph's nodes: where sizes depend on the input, the same
 //! inference that the graph was built with gives them, and an output that would not fit its memory is an error, never a write.
 //!
+//! Runs of nodes that one kernel computes (`fuse.rs`) are found when a graph is planned and executed as one, with the same
+//! bits, unless somebody watches the nodes' outputs.
+//!
 //! This crate knows no file format and no language model. It spawns threads through [`pteron_kernels`] only, prints nothing
 //! and reads no clock: a [`Profiler`] brings its own.
 
@@ -14,8 +17,13 @@ mod constants;
 mod delegate;
 mod dispatch;
 mod error;
+mod explain;
+mod fold;
+mod fuel;
+mod fuse;
 mod hook;
 mod memory;
+mod operands;
 mod plan;
 mod run;
 mod scalar;
@@ -25,7 +33,9 @@ mod value;
 pub use delegate::{DelegateFactory, DelegateInstance, Delegates};
 pub use dispatch::has_kernel;
 pub use error::ExecError;
+pub use fuel::Fuel;
 pub use hook::{NoHook, NodeEvent, NodeHook, Profiler};
 pub use pteron_kernels::Context;
+pub use pteron_kernels::quant::QuantSemantics;
 pub use session::{MemoryReport, Session, SessionOptions};
 pub use value::{Output, Outputs, Value, ValueRef};

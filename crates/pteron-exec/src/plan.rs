@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
-use pteron_ir::memory::{Interval, StorageKind, place, storages_with_safe_views};
+use pteron_ir::memory::{Interval, Storage, StorageId, StorageKind, place, storages_with_safe_views};
 use pteron_ir::{BufferId, ConstId, Extra, Graph, Id, IdMap, Module, NodeId, SideTable, Type, ValueId};
 use pteron_tensor::AlignedBytes;
 
 use crate::dispatch::has_kernel;
 use crate::error::ExecError;
+use crate::fold::{Folded, Folder};
+use crate::fuse::Groups;
 
 /// Where a tensor's bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub(crate) enum Place {
     State(usize, usize),
     /// A constant.
     Const(ConstId),
+    /// A tensor that was computed when the session was made.
+    Folded(usize),
     /// An input of the call.
     Input(usize),
 }
@@ -61,6 +65,10 @@ pub(crate) struct MethodPlan {
     pub(crate) dynamic: SideTable<NodeId, bool>,
     /// Nodes whose outputs all share an input's memory: nothing is computed.
     pub(crate) alias: SideTable<NodeId, bool>,
+    /// Nodes that are executed together.
+    pub(crate) groups: Groups,
+    /// Nodes that were executed when the session was made.
+    pub(crate) folded: Folded,
     /// Bytes of arena that the method needs.
     pub(crate) arena_bytes: usize,
     /// Buffers that hold another value at the end than what lies in their memory.
@@ -70,11 +78,13 @@ pub(crate) struct MethodPlan {
 }
 
 impl MethodPlan {
-    pub(crate) fn new(graph: &Graph, state: &StateLayout) -> Result<MethodPlan, ExecError> {
+    pub(crate) fn new(graph: &Graph, state: &StateLayout, fold: Option<&mut Folder>) -> Result<MethodPlan, ExecError> {
         let memory = |source| ExecError::Memory { method: graph.name.clone(), source };
-        let map = storages_with_safe_views(graph).map_err(memory)?;
-        let temps: Vec<_> =
-            map.storages.iter().filter(|(_, s)| s.kind == StorageKind::Temp).map(|(id, _)| id).collect();
+        let mut map = storages_with_safe_views(graph).map_err(memory)?;
+        let groups = Groups::find(graph, &mut map);
+        let folded = fold.map_or_else(Folded::none, |f| f.find(graph, &map));
+        let is_temp = |(id, s): &(StorageId, &Storage)| s.kind == StorageKind::Temp && folded.storages[*id].is_none();
+        let temps: Vec<_> = map.storages.iter().filter(is_temp).map(|(id, _)| id).collect();
         let items: Vec<Interval> = temps
             .iter()
             .map(|&id| &map.storages[id])
@@ -87,6 +97,10 @@ impl MethodPlan {
         for v in graph.values.keys() {
             let Some(id) = map.of[v] else { continue };
             let s = &map.storages[id];
+            if let Some(i) = folded.storages[id] {
+                places[v] = Some(Place::Folded(i));
+                continue;
+            }
             places[v] = Some(match s.kind {
                 StorageKind::Input(i) => Place::Input(i as usize),
                 StorageKind::Const(c) => Place::Const(c),
@@ -126,7 +140,7 @@ impl MethodPlan {
             _ => false,
         };
         let saved = graph.outputs().iter().filter(|v| overwritten(v)).copied().collect();
-        Ok(MethodPlan { places, dynamic, alias, arena_bytes: placement.total, write_backs, saved })
+        Ok(MethodPlan { places, dynamic, alias, groups, folded, arena_bytes: placement.total, write_backs, saved })
     }
 
     /// True if the method reads constant `c`.

@@ -1,12 +1,11 @@
 //! One call of a method.
 
-use std::ops::Range;
-
 use pteron_ir::{
-    Arg, BufferId, DelegateId, Extra, Graph, Id, IdMap, InferCtx, IntArg, NodeId, Op, OutputSpec, RegionId, SymInt,
+    Arg, BufferId, DelegateId, Extra, Graph, Id, IdMap, InferCtx, NodeId, Op, OutputSpec, RegionId, SymInt, TensorType,
     Type, ValueId,
 };
 use pteron_kernels::Context;
+use pteron_kernels::quant::QuantSemantics;
 use pteron_tensor::{
     AlignedBytes, DType, Scalar, Shape, Tensor, View, ViewMut, contiguous_order, read_scalar, strides_for,
 };
@@ -14,35 +13,38 @@ use smallvec::SmallVec;
 
 use crate::constants::Constants;
 use crate::delegate::DelegateInstance;
-use crate::dispatch::{Resolved, call};
+use crate::dispatch::{Resolved, call, call_fused};
 use crate::error::ExecError;
+use crate::explain::numbers_of_inputs;
+use crate::fuel::{Fuel, cost};
+use crate::fuse::{Eps, Fused, Group, Part};
 use crate::hook::{NodeEvent, NodeHook};
-use crate::memory::Carved;
+use crate::operands::{Readable, output, resolve, split, take_out};
 use crate::plan::{MethodPlan, Place, StateLayout};
 use crate::scalar::evaluate;
-use crate::value::{Output, Outputs, ValueRef};
+use crate::value::{Outputs, ValueRef};
 
 /// What a value is in this call.
 #[derive(Debug, Clone)]
-struct Slot {
+pub(crate) struct Slot {
     /// Its type with the sizes of this call.
-    ty: Type,
+    pub(crate) ty: Type,
     /// A tensor's sizes.
-    sizes: Shape,
+    pub(crate) sizes: Shape,
     /// A tensor's strides in elements.
-    strides: Shape,
+    pub(crate) strides: Shape,
     /// A tensor's bytes.
-    bytes: usize,
+    pub(crate) bytes: usize,
     /// A scalar's value.
-    scalar: Scalar,
+    pub(crate) scalar: Scalar,
 }
 
 /// The values of a method, kept between calls so that fixed sizes are computed once.
 #[derive(Debug)]
 pub(crate) struct Frame {
-    slots: IdMap<ValueId, Slot>,
+    pub(crate) slots: IdMap<ValueId, Slot>,
     /// Row-major copies of inputs that were not.
-    copies: Vec<(usize, Tensor)>,
+    pub(crate) copies: Vec<(usize, Tensor)>,
     /// Bytes of outputs whose memory is written at the end of the call.
     saved: Vec<(ValueId, AlignedBytes)>,
 }
@@ -96,12 +98,12 @@ impl Slot {
         self.scalar = value;
     }
 
-    fn dtype(&self) -> DType {
+    pub(crate) fn dtype(&self) -> DType {
         self.ty.as_tensor().map_or(DType::U8, |t| t.dtype)
     }
 }
 
-pub(crate) struct Run<'s> {
+pub(crate) struct Run<'s, 'f> {
     pub(crate) graph: &'s Graph,
     pub(crate) plan: &'s MethodPlan,
     pub(crate) frame: &'s mut Frame,
@@ -112,52 +114,13 @@ pub(crate) struct Run<'s> {
     pub(crate) arena: &'s mut [u8],
     pub(crate) inputs: &'s [ValueRef<'s>],
     pub(crate) ctx: &'s Context,
+    pub(crate) quant: QuantSemantics,
     pub(crate) steps_left: u64,
     pub(crate) max_steps: u64,
+    pub(crate) fuel: &'f mut Fuel,
 }
 
-/// Memory that is only read: what is left of the arena and the state, the constants and the inputs.
-struct Readable<'a> {
-    arena: Carved<'a>,
-    state: Carved<'a>,
-    constants: &'a Constants,
-    inputs: &'a [ValueRef<'a>],
-    copies: &'a [(usize, Tensor)],
-}
-
-impl<'a> Readable<'a> {
-    /// Everything, nothing being written.
-    fn whole(
-        arena: &'a mut [u8],
-        state: &'a mut [u8],
-        constants: &'a Constants,
-        inputs: &'a [ValueRef<'a>],
-        frame: &'a Frame,
-    ) -> Result<Readable<'a>, String> {
-        let whole = |memory| Carved::new(memory, &[]).ok_or("memory cannot be read");
-        Ok(Readable { arena: whole(arena)?, state: whole(state)?, constants, inputs, copies: &frame.copies })
-    }
-
-    fn view(&self, slot: &'a Slot, place: Option<Place>) -> Result<View<'a>, String> {
-        let data: &'a [u8] = match place {
-            Some(Place::Arena(at, _)) => self.arena.read(at..at + slot.bytes),
-            Some(Place::State(at, _)) => self.state.read(at..at + slot.bytes),
-            Some(Place::Const(c)) => Some(self.constants.bytes(c)),
-            Some(Place::Input(i)) => match self.copies.iter().find(|c| c.0 == i) {
-                Some((_, t)) => Some(t.bytes()),
-                None => match self.inputs.get(i) {
-                    Some(ValueRef::Tensor(v)) => Some(v.bytes()),
-                    _ => None,
-                },
-            },
-            None => None,
-        }
-        .ok_or("an operand lies in memory that the same node writes")?;
-        View::new(slot.dtype(), &slot.sizes, &slot.strides, data).map_err(|e| e.to_string())
-    }
-}
-
-impl<'s> Run<'s> {
+impl<'s> Run<'s, '_> {
     pub(crate) fn execute(mut self, hook: &mut dyn NodeHook) -> Result<Outputs<'s>, ExecError> {
         self.bind_inputs()?;
         self.region(self.graph.body_id(), hook)?;
@@ -263,21 +226,54 @@ impl<'s> Run<'s> {
                 None => return Err(ExecError::StepLimit { method: graph.name.clone(), limit: self.max_steps }),
             };
             let active = hook.is_active();
+            let part = if active && hook.wants_outputs() { Part::Alone } else { self.plan.groups.part[n] };
+            if part == Part::Inner {
+                continue;
+            }
             if active {
                 hook.before(graph, n);
+            }
+            if let Part::Last(group) = part {
+                let op = self.group(group)?;
+                if active {
+                    hook.after(&NodeEvent { graph, node: n, op, outputs: &[] });
+                }
+                continue;
             }
             let op = graph.nodes[n].op;
             match op {
                 Op::Cond => self.cond(n, hook)?,
                 Op::Loop => self.repeat(n, hook)?,
-                Op::Delegate => self.delegate(n).map_err(|e| ExecError::at(graph, n, e))?,
-                _ => self.simple(n).map_err(|e| ExecError::at(graph, n, e))?,
+                Op::Delegate => self.delegate(n).map_err(|e| self.failed(n, e))?,
+                _ => self.simple(n).map_err(|e| self.failed(n, e))?,
             }
             if active {
                 self.watch(n, hook).map_err(|e| ExecError::at(graph, n, e))?;
             }
         }
         Ok(())
+    }
+
+    /// The error of a node: that fuel ran out, or `reason`.
+    fn failed(&self, n: NodeId, reason: String) -> ExecError {
+        match (self.fuel.refused(), self.fuel.limit()) {
+            (Some(needed), Some(limit)) => ExecError::out_of_fuel(self.graph, n, needed, self.fuel.left(), limit),
+            _ => {
+                let numbers = numbers_of_inputs(self.graph, n, &|v| self.frame.slots[v].scalar);
+                ExecError::at(self.graph, n, reason + &numbers)
+            }
+        }
+    }
+
+    /// Pays for a node whose outputs have their sizes of this call.
+    fn charge(&mut self, n: NodeId) -> Result<(), String> {
+        let (node, frame) = (&self.graph.nodes[n], &*self.frame);
+        let int = |i: usize| match node.args.get(i) {
+            Some(Arg::Int(v)) => Some(*v),
+            Some(Arg::Value(v)) => Some(frame.slots[*v].scalar.as_i64()),
+            _ => None,
+        };
+        self.fuel.charge(|| cost(node.op, &node.args, &node.outputs, &|v| &frame.slots[v].sizes, &int))
     }
 
     fn watch(&mut self, n: NodeId, hook: &mut dyn NodeHook) -> Result<(), String> {
@@ -290,12 +286,15 @@ impl<'s> Run<'s> {
             .iter()
             .map(|&v| output(&memory, &frame.slots[v], self.plan.places[v]))
             .collect::<Result<Vec<_>, _>>()?;
-        hook.after(&NodeEvent { graph, node: n, outputs: &outputs });
+        hook.after(&NodeEvent { graph, node: n, op: graph.nodes[n].op, outputs: &outputs });
         Ok(())
     }
 
     /// A node without regions: infers sizes where they are not fixed, then computes.
     fn simple(&mut self, n: NodeId) -> Result<(), String> {
+        if self.plan.folded.nodes[n] {
+            return Ok(());
+        }
         let node = &self.graph.nodes[n];
         let op = node.op;
         match op {
@@ -317,6 +316,7 @@ impl<'s> Run<'s> {
             {
                 let args =
                     node.args.iter().map(|a| self.scalar_arg(a)).collect::<Result<SmallVec<[Scalar; 2]>, _>>()?;
+                self.fuel.charge(|| Fuel::NODE)?;
                 let value = evaluate(op, &args).map_err(|e| e.reason)?;
                 self.set_scalar(node.outputs[0], value)
             }
@@ -327,7 +327,12 @@ impl<'s> Run<'s> {
                         self.set_type(v, ty)?;
                     }
                 }
-                if self.plan.alias[n] { self.check_alias(n) } else { self.kernel(n) }
+                if self.plan.alias[n] {
+                    self.fuel.charge(|| Fuel::NODE)?;
+                    return self.check_alias(n);
+                }
+                self.charge(n)?;
+                self.kernel(n)
             }
         }
     }
@@ -437,7 +442,69 @@ impl<'s> Run<'s> {
         for (&v, at) in node.outputs.iter().zip(written) {
             outs.push(take_out(&mut memory, &frame.slots[v], at)?);
         }
-        call(self.ctx, node.op, &resolved, outs)
+        call(self.ctx, self.quant, node.op, &resolved, outs)
+    }
+
+    /// The nodes of a group at once, at the place of the last; gives the operator that they make together. Where the sizes
+    /// of this call are not those of one kernel, one by one.
+    fn group(&mut self, group: usize) -> Result<Op, ExecError> {
+        let plan = self.plan;
+        let group = &plan.groups.list[group];
+        if !self.fits(&group.what) {
+            for &n in &group.members {
+                self.simple(n).map_err(|e| self.failed(n, e))?;
+            }
+            return Ok(group.what.op());
+        }
+        let last = group.members.last().copied().unwrap_or(group.members[0]);
+        self.fused(group).map_err(|e| self.failed(last, e))?;
+        Ok(group.what.op())
+    }
+
+    /// The sizes of this call are those that the group's kernel takes.
+    fn fits(&self, what: &Fused) -> bool {
+        let sizes = |v: ValueId| &self.frame.slots[v].sizes[..];
+        match *what {
+            Fused::RmsNorm { .. } => true,
+            Fused::Rope { x, cos, sin } => match *sizes(x) {
+                [_, positions, _, _] => [cos, sin].iter().all(|&v| sizes(v).first() == Some(&positions)),
+                _ => false,
+            },
+            Fused::SiluGate { x, gate } => sizes(x) == sizes(gate),
+        }
+    }
+
+    fn fused(&mut self, group: &Group) -> Result<(), String> {
+        let (graph, plan) = (self.graph, self.plan);
+        let inputs = group.what.inputs();
+        let Some(declared) = graph.ty(group.out).as_tensor() else { return Err("gives no tensor".to_owned()) };
+        if !declared.is_static() {
+            let sizes = inputs.first().and_then(|&x| self.frame.slots[x].ty.as_tensor());
+            let Some(x) = sizes else { return Err("takes no tensor".to_owned()) };
+            let now = TensorType { dtype: declared.dtype, dims: x.dims.clone(), order: None };
+            self.set_type(group.out, Type::Tensor(now))?;
+        }
+        let frame = &*self.frame;
+        // One operation an element for each node that is left out.
+        let numel = || frame.slots[group.out].sizes.iter().fold(1u64, |n, &d| n.saturating_mul(d as u64));
+        self.fuel.charge(|| numel().saturating_mul(group.members.len() as u64))?;
+        let out = [group.out];
+        let (mut memory, written) = split(self.arena, self.state, self.constants, self.inputs, frame, plan, &out)?;
+        let views = inputs
+            .iter()
+            .map(|&v| memory.view(&frame.slots[v], plan.places[v]))
+            .collect::<Result<SmallVec<[View<'_>; 3]>, _>>()?;
+        let eps = match group.what {
+            Fused::RmsNorm { eps: Eps::Number(n), .. } => n,
+            Fused::RmsNorm { eps: Eps::Constant(v), .. } => {
+                let view = memory.view(&frame.slots[v], plan.places[v])?;
+                read_scalar(view.dtype(), view.bytes(), 0).ok_or("a constant is empty")?.as_f64()
+            }
+            _ => 0.0,
+        };
+        let at = written.first().copied().ok_or("the group has no result")?;
+        let out = take_out(&mut memory, &frame.slots[group.out], at)?;
+        call_fused(self.ctx, &group.what, &views, eps, out)
     }
 
     fn delegate(&mut self, n: NodeId) -> Result<(), String> {
@@ -495,7 +562,8 @@ impl<'s> Run<'s> {
         for (&v, at) in outputs.iter().zip(written) {
             outs.push(take_out(&mut memory, &frame.slots[v], at)?);
         }
-        instance.execute(&views, &mut outs)
+        self.fuel.charge(|| Fuel::NODE)?;
+        instance.execute(&views, &mut outs, self.fuel)
     }
 
     fn truth(&mut self, v: ValueId) -> Result<bool, String> {
@@ -524,7 +592,7 @@ impl<'s> Run<'s> {
             return Err(fail("has no branch for the condition".to_owned()));
         };
         self.region(region, hook)?;
-        self.assign(&graph.regions[region].results, &node.outputs).map_err(fail)
+        self.assign(&graph.regions[region].results, &node.outputs).map_err(|e| self.failed(n, e))
     }
 
     fn repeat(&mut self, n: NodeId, hook: &mut dyn NodeHook) -> Result<(), ExecError> {
@@ -538,7 +606,7 @@ impl<'s> Run<'s> {
         };
         for (arg, &param) in node.args.iter().zip(&body.params) {
             match arg {
-                Arg::Value(v) => self.assign(&[*v], &[param]).map_err(fail)?,
+                Arg::Value(v) => self.assign(&[*v], &[param]).map_err(|e| self.failed(n, e))?,
                 other => {
                     let value = self.scalar_arg(other).map_err(fail)?;
                     self.frame.slots[param].set_scalar(value);
@@ -546,17 +614,22 @@ impl<'s> Run<'s> {
             }
         }
         loop {
+            self.fuel.charge(|| Fuel::NODE).map_err(|e| self.failed(n, e))?;
             self.region(region, hook)?;
             if !self.truth(again).map_err(fail)? {
                 break;
             }
-            self.assign(results, &body.params).map_err(fail)?;
+            self.assign(results, &body.params).map_err(|e| self.failed(n, e))?;
         }
-        self.assign(results, &node.outputs).map_err(fail)
+        self.assign(results, &node.outputs).map_err(|e| self.failed(n, e))
     }
 
     /// Gives each of `to` the value of the one of `from` beside it, all at once.
     fn assign(&mut self, from: &[ValueId], to: &[ValueId]) -> Result<(), String> {
+        let frame = &*self.frame;
+        let numel = |&v: &ValueId| frame.slots[v].sizes.iter().fold(1u64, |n, &d| n.saturating_mul(d as u64));
+        let is_tensor = |v: &&ValueId| frame.slots[**v].ty.as_tensor().is_some();
+        self.fuel.charge(|| from.iter().filter(is_tensor).map(numel).fold(0, u64::saturating_add))?;
         let mut tensors: SmallVec<[Option<Vec<u8>>; 2]> = SmallVec::new();
         for &v in from {
             let is_tensor = self.frame.slots[v].ty.as_tensor().is_some();
@@ -630,111 +703,4 @@ fn describe_declared(graph: &Graph, ty: &Type) -> String {
         })
         .collect();
     format!("{}[{}]", t.dtype, dims.join(", "))
-}
-
-fn output<'a>(memory: &Readable<'a>, slot: &'a Slot, place: Option<Place>) -> Result<Output<'a>, String> {
-    Ok(match slot.ty {
-        Type::Tensor(_) => ValueRef::Tensor(memory.view(slot, place)?),
-        _ => match slot.scalar {
-            Scalar::Int(i) => ValueRef::Int(i),
-            Scalar::Bool(b) => ValueRef::Bool(b),
-            Scalar::Float(f) => ValueRef::Float(f),
-        },
-    })
-}
-
-/// Which of the carved ranges an output is.
-#[derive(Clone, Copy)]
-enum Written {
-    Arena(usize),
-    State(usize),
-}
-
-/// Cuts the memory of `outputs` out of arena and state; the rest can be read.
-#[allow(clippy::type_complexity, reason = "a pair of what can be read and where each output is")]
-fn split<'a>(
-    arena: &'a mut [u8],
-    state: &'a mut [u8],
-    constants: &'a Constants,
-    inputs: &'a [ValueRef<'a>],
-    frame: &'a Frame,
-    plan: &MethodPlan,
-    outputs: &[ValueId],
-) -> Result<(Readable<'a>, SmallVec<[Written; 3]>), String> {
-    let mut in_arena: SmallVec<[Range<usize>; 3]> = SmallVec::new();
-    let mut in_state: SmallVec<[Range<usize>; 3]> = SmallVec::new();
-    let mut written = SmallVec::new();
-    for &v in outputs {
-        let bytes = frame.slots[v].bytes;
-        match plan.places[v] {
-            Some(Place::Arena(at, _)) => {
-                written.push(Written::Arena(in_arena.len()));
-                in_arena.push(at..at + bytes);
-            }
-            Some(Place::State(at, _)) => {
-                written.push(Written::State(in_state.len()));
-                in_state.push(at..at + bytes);
-            }
-            _ => return Err("would write a constant or an input".to_owned()),
-        }
-    }
-    let overlap = "two outputs share memory";
-    let memory = Readable {
-        arena: Carved::new(arena, &in_arena).ok_or(overlap)?,
-        state: Carved::new(state, &in_state).ok_or(overlap)?,
-        constants,
-        inputs,
-        copies: &frame.copies,
-    };
-    Ok((memory, written))
-}
-
-fn take_out<'a>(memory: &mut Readable<'a>, slot: &'a Slot, at: Written) -> Result<ViewMut<'a>, String> {
-    let piece = match at {
-        Written::Arena(i) => memory.arena.written.get_mut(i),
-        Written::State(i) => memory.state.written.get_mut(i),
-    };
-    let data = piece.and_then(Option::take).ok_or("an output is written twice")?;
-    ViewMut::new(slot.dtype(), &slot.sizes, &slot.strides, data).map_err(|e| e.to_string())
-}
-
-fn resolve<'a>(
-    frame: &'a Frame,
-    plan: &MethodPlan,
-    memory: &Readable<'a>,
-    arg: &'a Arg,
-) -> Result<Resolved<'a>, String> {
-    let value = |v: ValueId| -> Result<Resolved<'a>, String> {
-        let slot = &frame.slots[v];
-        Ok(match slot.ty {
-            Type::Tensor(_) => Resolved::Tensor(memory.view(slot, plan.places[v])?),
-            _ => Resolved::Scalar(slot.scalar),
-        })
-    };
-    let int = |a: &IntArg| match a {
-        IntArg::Const(c) => Ok(*c),
-        IntArg::Value(v) => match frame.slots[*v].ty {
-            Type::Tensor(_) => Err(format!("{v} is a tensor, expected an int")),
-            _ => Ok(frame.slots[*v].scalar.as_i64()),
-        },
-    };
-    Ok(match arg {
-        Arg::None => Resolved::None,
-        Arg::Value(v) => value(*v)?,
-        Arg::Int(i) => Resolved::Scalar(Scalar::Int(*i)),
-        Arg::Float(f) => Resolved::Scalar(Scalar::Float(*f)),
-        Arg::Bool(b) => Resolved::Scalar(Scalar::Bool(*b)),
-        Arg::Str(s) => Resolved::Str(s),
-        Arg::DType(_) => Resolved::DType,
-        Arg::Ints(items) => Resolved::Ints(items.iter().map(int).collect::<Result<_, _>>()?),
-        Arg::Floats(f) => Resolved::Floats(f),
-        Arg::Bools(_) => return Err("no kernel takes a list of booleans".to_owned()),
-        Arg::Values(items) => {
-            let one = |v: &Option<ValueId>| match v {
-                None => Ok(None),
-                Some(v) => memory.view(&frame.slots[*v], plan.places[*v]).map(Some),
-            };
-            Resolved::Tensors(items.iter().map(one).collect::<Result<_, _>>()?)
-        }
-    })
 }

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use pteron_ir::{ConstId, DelegateId, IdMap, Module};
 use pteron_kernels::Context;
+use pteron_kernels::quant::QuantSemantics;
 use pteron_tensor::AlignedBytes;
 
-use crate::constants::{Constants, in_memory_order};
+use crate::constants::{Constants, bytes_to_decode, in_memory_order};
 use crate::delegate::{DelegateInstance, Delegates};
 use crate::error::ExecError;
+use crate::fold::Folder;
+use crate::fuel::Fuel;
 use crate::hook::{NoHook, NodeHook};
 use crate::plan::{MethodPlan, StateLayout};
 use crate::run::{Frame, Run};
@@ -19,28 +22,39 @@ use crate::value::{Outputs, ValueRef};
 pub struct SessionOptions {
     /// Threads in all, the caller's among them; 0 counts as 1.
     pub threads: usize,
-    /// Largest arena plus state, in bytes.
+    /// Most memory that the program may declare, in bytes: activations, state, constants that must be decoded, and what
+    /// backends hold.
     pub max_memory: u64,
+    /// Element operations that one run may execute, as [`Fuel`] counts them; `None` for no limit.
+    pub fuel: Option<u64>,
     /// The backends it may use.
     pub delegates: Delegates,
     /// Methods to prepare; empty for all.
     pub methods: Vec<String>,
     /// Operator calls after which a run is taken not to end; ExecuTorch's own limit is ten million instructions.
     pub max_steps: u64,
+    /// What the operators of `quantized_decomposed` compute where PyTorch's and ExecuTorch's differ.
+    pub quant: QuantSemantics,
+    /// Weights that are codes are dequantized once, when the session is made, and take the memory of the float model's;
+    /// otherwise they are dequantized at every call.
+    pub fold_weights: bool,
 }
 
 impl SessionOptions {
     /// ExecuTorch's limit of instructions in one run.
     pub const MAX_STEPS: u64 = 10_000_000;
 
-    /// `threads` threads, no memory limit but the machine's, no backends, all methods.
+    /// `threads` threads, no limit on memory and work, no backends, all methods.
     pub fn with_threads(threads: usize) -> SessionOptions {
         SessionOptions {
             threads,
             max_memory: u64::MAX,
+            fuel: None,
             delegates: Delegates::none(),
             methods: Vec::new(),
             max_steps: SessionOptions::MAX_STEPS,
+            quant: QuantSemantics::ExecuTorch,
+            fold_weights: true,
         }
     }
 }
@@ -54,6 +68,20 @@ pub struct MemoryReport {
     pub state: u64,
     /// Constants decoded into memory, beside those that are read where they lie.
     pub decoded_constants: u64,
+    /// What backends hold: their own working memory, state and constants.
+    pub delegates: u64,
+}
+
+impl MemoryReport {
+    /// The sum.
+    pub fn total(&self) -> u64 {
+        [self.arena, self.state, self.decoded_constants, self.delegates].into_iter().fold(0, u64::saturating_add)
+    }
+
+    fn check(self, allowed: u64) -> Result<(), ExecError> {
+        let needed = self.total();
+        if needed > allowed { Err(ExecError::MemoryLimit { declared: self, needed, allowed }) } else { Ok(()) }
+    }
 }
 
 struct Method {
@@ -74,6 +102,8 @@ pub struct Session {
     arena: AlignedBytes,
     ctx: Arc<Context>,
     max_steps: u64,
+    quant: QuantSemantics,
+    fuel: Option<u64>,
 }
 
 impl std::fmt::Debug for Session {
@@ -107,12 +137,13 @@ impl Session {
             return Err(ExecError::UnknownMethod { name: name.clone(), known: known() });
         }
         let mut methods = Vec::new();
+        let mut folder = Folder::default();
         let mut used = pteron_ir::SideTable::new(false);
         for (i, graph) in module.graphs.iter().enumerate() {
             if !options.methods.is_empty() && !options.methods.contains(&graph.name) {
                 continue;
             }
-            let plan = MethodPlan::new(graph, &layout)?;
+            let plan = MethodPlan::new(graph, &layout, options.fold_weights.then_some(&mut folder))?;
             let reads = MethodPlan::uses(graph);
             module.constants.keys().filter(|&c| reads(c)).for_each(|c| used[c] = true);
             methods.push(Method { graph: i, plan, frame: Frame::new(graph) });
@@ -123,22 +154,33 @@ impl Session {
             }
         }
         let arena_bytes = methods.iter().map(|m| m.plan.arena_bytes).max().unwrap_or(0);
-        let needed = (arena_bytes as u64).saturating_add(layout.total as u64);
-        if needed > options.max_memory {
-            return Err(ExecError::MemoryLimit { needed, allowed: options.max_memory });
-        }
-        let constants = Constants::resolve(&module, &|c: ConstId| used[c])?;
+        let mut declared = MemoryReport {
+            arena: arena_bytes as u64,
+            state: layout.total as u64,
+            decoded_constants: bytes_to_decode(&module, &|c: ConstId| used[c]).saturating_add(folder.bytes()),
+            delegates: 0,
+        };
+        declared.check(options.max_memory)?;
+        let mut constants = Constants::resolve(&module, &|c: ConstId| used[c])?;
+        let failed = |reason| ExecError::Constant { name: "a weight made of codes".to_owned(), reason };
+        let folded = folder.compute(&ctx, options.quant, &constants).map_err(failed)?;
+        constants.set_folded(folded);
         let mut delegates = IdMap::new();
         for (id, d) in module.delegates.iter() {
             let called = methods.iter().any(|m| {
                 let g = &module.graphs[m.graph];
                 g.all_nodes().iter().any(|&n| g.nodes[n].extra == pteron_ir::Extra::Delegate(id))
             });
-            let prepare = || {
-                let wrap = |reason| ExecError::Delegate { backend: d.backend.to_string(), reason };
-                options.delegates.prepare(d, &ctx).map_err(wrap)
-            };
-            delegates.push(if called { Some(prepare()?) } else { None });
+            if !called {
+                delegates.push(None);
+                continue;
+            }
+            let wrap = |reason| ExecError::Delegate { backend: d.backend.to_string(), reason };
+            let room = options.max_memory.saturating_sub(declared.total());
+            let instance = options.delegates.prepare(d, &ctx, room).map_err(wrap)?;
+            declared.delegates = declared.delegates.saturating_add(instance.memory());
+            declared.check(options.max_memory)?;
+            delegates.push(Some(instance));
         }
         let mut session = Session {
             methods,
@@ -149,6 +191,8 @@ impl Session {
             layout,
             ctx,
             max_steps: options.max_steps,
+            quant: options.quant,
+            fuel: options.fuel,
             module,
         };
         session.reset()?;
@@ -171,6 +215,7 @@ impl Session {
             arena: self.arena.len() as u64,
             state: self.state.len() as u64,
             decoded_constants: self.constants.owned_bytes(),
+            delegates: self.delegates.values().flatten().map(|d| d.memory()).fold(0, u64::saturating_add),
         }
     }
 
@@ -212,6 +257,20 @@ impl Session {
         inputs: &'s [ValueRef<'s>],
         hook: &mut dyn NodeHook,
     ) -> Result<Outputs<'s>, ExecError> {
+        self.run_fuelled(method, inputs, hook, &mut Fuel::new(self.fuel))
+    }
+
+    /// [`Session::run_watched`], on the fuel of a caller who has paid for other things as well.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_fuelled<'s>(
+        &'s mut self,
+        method: &str,
+        inputs: &'s [ValueRef<'s>],
+        hook: &mut dyn NodeHook,
+        fuel: &mut Fuel,
+    ) -> Result<Outputs<'s>, ExecError> {
         let module = &self.module;
         let names = |m: &Method| module.graphs[m.graph].name.clone();
         let Some(at) = self.methods.iter().position(|m| module.graphs[m.graph].name == method) else {
@@ -232,8 +291,10 @@ impl Session {
             arena: &mut self.arena,
             inputs,
             ctx: &self.ctx,
+            quant: self.quant,
             steps_left: self.max_steps,
             max_steps: self.max_steps,
+            fuel,
         };
         run.execute(hook)
     }

@@ -131,3 +131,53 @@ fn attention() {
         }
     }
 }
+
+#[test]
+fn blocks_of_codes() {
+    let rows: Sizes<'_> = &[None, Some(16)];
+    let groups: Sizes<'_> = &[None, Some(4)];
+    let group = |b: &mut GraphBuilder<'_>, v: &[ValueId]| {
+        let [q, s, z] = [v[0].into(), v[1].into(), v[2].into()];
+        let range = [(-8i64).into(), 7i64.into()];
+        let [lo, hi] = range;
+        b.call(Op::DequantizePerChannelGroup, [q, s, z, lo, hi, DType::I8.into(), 4i64.into(), DType::F32.into()])
+            .unwrap()
+    };
+    let inputs = [(DType::I8, rows), (DType::F32, groups), (DType::I32, groups)];
+    check("dequantize_per_channel_group", &inputs, &group, DType::F32);
+    for block in [[1i64, 4], [1, 16]] {
+        let params: Sizes<'_> = if block[1] == 4 { groups } else { &[None, Some(1)] };
+        let there = |b: &mut GraphBuilder<'_>, v: &[ValueId]| {
+            let [x, s, z] = [v[0].into(), v[1].into(), v[2].into()];
+            let (lo, hi) = ((-8i64).into(), 7i64.into());
+            b.call(Op::QuantizeAffine, [x, Arg::ints(&block), s, z, DType::I8.into(), lo, hi]).unwrap()
+        };
+        check("quantize_affine", &[(DType::F32, rows), (DType::F32, params), (DType::I32, params)], &there, DType::I8);
+        let back = |b: &mut GraphBuilder<'_>, v: &[ValueId]| {
+            let [q, s, z] = [v[0].into(), v[1].into(), v[2].into()];
+            let (lo, hi) = ((-8i64).into(), 7i64.into());
+            let args = [q, Arg::ints(&block), s, z, DType::I8.into(), lo, hi, DType::F32.into()];
+            b.call(Op::DequantizeAffine, args).unwrap()
+        };
+        check("dequantize_affine", &[(DType::I8, rows), (DType::F32, params), (DType::I32, params)], &back, DType::F32);
+    }
+    for (mapping, lo) in [("SYMMETRIC", -8i64), ("SYMMETRIC_NO_CLIPPING_ERR", -8), ("ASYMMETRIC", 0)] {
+        let scales = |b: &mut GraphBuilder<'_>, v: &[ValueId]| {
+            let codes = if lo < 0 { DType::I8 } else { DType::U8 };
+            let args =
+                [v[0].into(), Arg::Str(mapping.into()), Arg::ints(&[1, 4]), codes.into(), lo.into(), 7i64.into()];
+            let rest = [Arg::None, Arg::None, Arg::None, false.into()];
+            b.call(Op::ChooseQparamsAffine, args.into_iter().chain(rest)).unwrap()
+        };
+        check("choose_qparams_affine", &[(DType::F32, rows)], &scales, DType::F32);
+    }
+    let scale = |b: &mut GraphBuilder<'_>, v: &[ValueId]| {
+        let args = [v[0].into(), (-127i64).into(), 127i64.into(), 1e-5.into(), DType::I8.into()];
+        b.call(Op::ChooseQparamsSymmetric, args).unwrap()
+    };
+    check("choose_qparams_symmetric", &[(DType::F32, rows)], &scale, DType::F64);
+    let token = |b: &mut GraphBuilder<'_>, v: &[ValueId]| {
+        b.call(Op::ChooseQparamsPerToken, [v[0].into(), DType::I8.into()]).unwrap()
+    };
+    check("choose_qparams_per_token", &[(DType::F32, rows)], &token, DType::F32);
+}

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use crate::infer::{InferCtx, InferResult};
-use crate::ops::{control, elementwise, index, nn, reduce, shape, sym};
+use crate::ops::{control, elementwise, index, nn, quant, reduce, shape, sym};
 use crate::schema::Schema;
 
 /// Who can execute an operator.
@@ -21,6 +21,37 @@ pub enum Level {
     HighLevel,
     /// Structure: branches, loops, delegates, operators outside the table.
     Structural,
+}
+
+/// The library of ExecuTorch that has an operator's kernel. A runtime is built with some of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Library {
+    /// `kernels/portable` and the runtime's own operators: every runtime has them.
+    Portable,
+    /// `extension/llm/custom_ops`, the operators `llama::…`; `executorch.extension.llm.custom_ops` in Python.
+    CustomOps,
+    /// `kernels/quantized`, the operators `quantized_decomposed::…`; `executorch.kernels.quantized` in Python.
+    Quantized,
+}
+
+impl Library {
+    /// Its name: `portable`, `custom_ops`, `quantized`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Library::Portable => "portable",
+            Library::CustomOps => "custom_ops",
+            Library::Quantized => "quantized",
+        }
+    }
+
+    /// The library that has the kernel under `key`, by its namespace.
+    pub fn of_key(key: &str) -> Library {
+        match key.split("::").next() {
+            Some("llama") => Library::CustomOps,
+            Some("quantized_decomposed") => Library::Quantized,
+            _ => Library::Portable,
+        }
+    }
 }
 
 /// Computes a node's output types from its arguments.
@@ -181,8 +212,47 @@ operators! {
 
     // ExecuTorch's custom operators for language models.
     UpdateCache: Kernel "llama::update_cache", "llama::update_cache.out(Tensor value, Tensor(a!) cache, SymInt start_pos, *, Tensor(b!) out) -> Tensor(b!)", nn::update_cache;
+    UpdateCacheWithIndices: Kernel "llama::update_cache_with_indices", "llama::update_cache_with_indices.out(Tensor value, Tensor(a!) cache, SymInt start_pos, Tensor indices, *, Tensor(b!) out) -> Tensor(b!)", quant::update_cache_with_indices;
     CustomSdpa: Kernel "llama::custom_sdpa", "llama::custom_sdpa.out(Tensor query, Tensor key, Tensor value, SymInt start_pos, Tensor? attn_mask=None, float drpout_p=0.0, bool is_causal=False, float? scale=None, *, Tensor(a!) out) -> Tensor(a!)", nn::custom_sdpa;
     SdpaWithKvCache: Kernel "llama::sdpa_with_kv_cache", "llama::sdpa_with_kv_cache.out(Tensor query, Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, SymInt start_pos, SymInt seq_len, Tensor? attn_mask=None, float drpout_p=0.0, bool is_causal=False, float? scale=None, *, Tensor(c!) out) -> Tensor(c!)", nn::sdpa_with_kv_cache;
+    CustomQuantizedSdpa: Kernel "llama::custom_quantized_sdpa", "llama::custom_quantized_sdpa.out(Tensor query, Tensor key, Tensor value, SymInt start_pos, Tensor? attn_mask=None, float drpout_p=0.0, bool is_causal=False, float? scale=None, Tensor? q_zero_points=None, Tensor? q_scales=None, Tensor? k_zero_points=None, Tensor? k_scales=None, Tensor? v_zero_points=None, Tensor? v_scales=None, bool is_seq_at_dim_2=False, *, Tensor(a!) out) -> Tensor(a!)", quant::quantized_sdpa;
+    /// The input itself.
+    Fallback: Kernel "llama::fallback", "llama::fallback.out(Tensor input, *, Tensor(a!) output) -> Tensor(a!)", elementwise::same;
+    FastHadamardTransform: Kernel "llama::fast_hadamard_transform", "llama::fast_hadamard_transform.out(Tensor mat, *, Tensor(a!) out) -> Tensor(a!)", quant::hadamard;
+
+    // Quantization.
+    QuantizePerTensor: Kernel "quantized_decomposed::quantize_per_tensor", "quantized_decomposed::quantize_per_tensor.out(Tensor input, float scale, int zero_point, int quant_min, int quant_max, ScalarType dtype, *, Tensor(a!) out) -> Tensor(a!)", quant::quantize_per_tensor;
+    QuantizePerTensorTensor: Kernel "quantized_decomposed::quantize_per_tensor.tensor", "quantized_decomposed::quantize_per_tensor.Tensor_out(Tensor input, Tensor scale, Tensor zero_point, int quant_min, int quant_max, ScalarType dtype, *, Tensor(a!) out) -> Tensor(a!)", quant::quantize_per_tensor_tensor;
+    QuantizePerTensorTensor2: HighLevel "quantized_decomposed::quantize_per_tensor.tensor2", "quantized_decomposed::quantize_per_tensor.tensor2_out(Tensor input, Tensor scale, Tensor zero_point, Tensor quant_min, Tensor quant_max, ScalarType dtype, *, Tensor(a!) out) -> Tensor(a!)", quant::quantize_per_tensor_tensor2;
+    DequantizePerTensor: Kernel "quantized_decomposed::dequantize_per_tensor", "quantized_decomposed::dequantize_per_tensor.out(Tensor input, float scale, int zero_point, int quant_min, int quant_max, ScalarType dtype, *, ScalarType? out_dtype=None, Tensor(a!) out) -> Tensor(a!)", quant::dequantize_per_tensor;
+    DequantizePerTensorTensor: Kernel "quantized_decomposed::dequantize_per_tensor.tensor", "quantized_decomposed::dequantize_per_tensor.Tensor_out(Tensor input, Tensor scale, Tensor zero_point, int quant_min, int quant_max, ScalarType dtype, *, ScalarType? out_dtype=None, Tensor(a!) out) -> Tensor(a!)", quant::dequantize_per_tensor_tensor;
+    DequantizePerTensorTensor2: HighLevel "quantized_decomposed::dequantize_per_tensor.tensor2", "quantized_decomposed::dequantize_per_tensor.tensor2_out(Tensor input, Tensor scale, Tensor zero_point, Tensor quant_min, Tensor quant_max, ScalarType dtype, *, ScalarType? out_dtype=None, Tensor(a!) out) -> Tensor(a!)", quant::dequantize_per_tensor_tensor;
+    QuantizePerChannel: Kernel "quantized_decomposed::quantize_per_channel", "quantized_decomposed::quantize_per_channel.out(Tensor input, Tensor scales, Tensor zero_points, int axis, int quant_min, int quant_max, ScalarType dtype, *, Tensor(a!) out) -> Tensor(a!)", quant::quantize_per_channel;
+    DequantizePerChannel: Kernel "quantized_decomposed::dequantize_per_channel", "quantized_decomposed::dequantize_per_channel.out(Tensor input, Tensor scales, Tensor? zero_points, int axis, int quant_min, int quant_max, ScalarType dtype, *, ScalarType? out_dtype=None, Tensor(a!) out) -> Tensor(a!)", quant::dequantize_per_channel;
+    QuantizePerToken: Kernel "quantized_decomposed::quantize_per_token", "quantized_decomposed::quantize_per_token.out(Tensor input, Tensor scales, Tensor zero_points, int quant_min, int quant_max, ScalarType dtype, *, Tensor(a!) out) -> Tensor(a!)", quant::quantize_per_token;
+    DequantizePerToken: Kernel "quantized_decomposed::dequantize_per_token", "quantized_decomposed::dequantize_per_token.out(Tensor input, Tensor scales, Tensor zero_points, int quant_min, int quant_max, ScalarType dtype, ScalarType output_dtype, *, Tensor(a!) out) -> Tensor(a!)", quant::dequantize_per_token;
+    ChooseQparams: Kernel "quantized_decomposed::choose_qparams.tensor", "quantized_decomposed::choose_qparams.Tensor_out(Tensor input, int quant_min, int quant_max, float eps, ScalarType dtype, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams;
+    ChooseQparamsSymmetric: HighLevel "quantized_decomposed::choose_qparams_symmetric.tensor", "quantized_decomposed::choose_qparams_symmetric.Tensor_out(Tensor input, int quant_min, int quant_max, float eps, ScalarType dtype, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams;
+    ChooseQparamsPerTokenAsymmetric: Kernel "quantized_decomposed::choose_qparams_per_token_asymmetric", "quantized_decomposed::choose_qparams_per_token_asymmetric.out(Tensor input, ScalarType dtype, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams_per_token_asymmetric;
+    ChooseQparamsPerToken: HighLevel "quantized_decomposed::choose_qparams_per_token", "quantized_decomposed::choose_qparams_per_token.out(Tensor input, ScalarType dtype, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams_per_token;
+    /// Rounds after the zero point is added.
+    QuantizePerChannelGroup: HighLevel "quantized_decomposed::quantize_per_channel_group", "quantized_decomposed::quantize_per_channel_group.out(Tensor input, Tensor scales, Tensor zero_points, int quant_min, int quant_max, ScalarType dtype, int group_size, *, Tensor(a!) out) -> Tensor(a!)", quant::quantize_per_channel_group;
+    DequantizePerChannelGroup: HighLevel "quantized_decomposed::dequantize_per_channel_group", "quantized_decomposed::dequantize_per_channel_group.out(Tensor input, Tensor scales, Tensor? zero_points, int quant_min, int quant_max, ScalarType dtype, int group_size, ScalarType output_dtype, *, Tensor(a!) out) -> Tensor(a!)", quant::dequantize_per_channel_group;
+    FakeQuantPerChannel: HighLevel "quantized_decomposed::fake_quant_per_channel", "quantized_decomposed::fake_quant_per_channel.out(Tensor input, Tensor scales, Tensor zero_points, int axis, int quant_min, int quant_max, *, Tensor(a!) out) -> Tensor(a!)", quant::fake_quant_per_channel;
+    ConvertElementType: HighLevel "quantized_decomposed::convert_element_type.no_fuse", "quantized_decomposed::convert_element_type.no_fuse_out(Tensor input, ScalarType dtype, *, Tensor(a!) out) -> Tensor(a!)", quant::convert_element_type;
+    EmbeddingByte: Kernel "quantized_decomposed::embedding_byte", "quantized_decomposed::embedding_byte.out(Tensor weight, Tensor weight_scales, Tensor? weight_zero_points, int weight_quant_min, int weight_quant_max, Tensor indices, *, Tensor(a!) out) -> Tensor(a!)", quant::embedding_byte;
+    EmbeddingByteDType: Kernel "quantized_decomposed::embedding_byte.dtype", "quantized_decomposed::embedding_byte.dtype_out(Tensor weight, Tensor weight_scales, Tensor? weight_zero_points, int weight_quant_min, int weight_quant_max, Tensor indices, *, ScalarType? dtype=None, Tensor(a!) out) -> Tensor(a!)", quant::embedding_byte;
+    Embedding4Bit: Kernel "quantized_decomposed::embedding_4bit", "quantized_decomposed::embedding_4bit.out(Tensor weight, Tensor weight_scales, Tensor? weight_zero_points, int weight_quant_min, int weight_quant_max, Tensor indices, *, Tensor(a!) out) -> Tensor(a!)", quant::embedding_4bit;
+    Embedding4BitDType: Kernel "quantized_decomposed::embedding_4bit.dtype", "quantized_decomposed::embedding_4bit.dtype_out(Tensor weight, Tensor weight_scales, Tensor? weight_zero_points, int weight_quant_min, int weight_quant_max, Tensor indices, *, ScalarType? dtype=None, Tensor(a!) out) -> Tensor(a!)", quant::embedding_4bit;
+    Embedding2Bit: Kernel "quantized_decomposed::embedding_2bit", "quantized_decomposed::embedding_2bit.out(Tensor weight, Tensor weight_scales, Tensor? weight_zero_points, int weight_quant_min, int weight_quant_max, Tensor indices, *, Tensor(a!) out) -> Tensor(a!)", quant::embedding_2bit;
+    Embedding2BitDType: Kernel "quantized_decomposed::embedding_2bit.dtype", "quantized_decomposed::embedding_2bit.dtype_out(Tensor weight, Tensor weight_scales, Tensor? weight_zero_points, int weight_quant_min, int weight_quant_max, Tensor indices, *, ScalarType? dtype=None, Tensor(a!) out) -> Tensor(a!)", quant::embedding_2bit;
+    MixedMm: Kernel "quantized_decomposed::mixed_mm", "quantized_decomposed::mixed_mm.out(Tensor input, Tensor weight, Tensor weight_scales, Tensor? weight_zero_points, *, Tensor(a!) out) -> Tensor(a!)", quant::mixed_mm;
+    MixedLinear: Kernel "quantized_decomposed::mixed_linear", "quantized_decomposed::mixed_linear.out(Tensor input, Tensor weight, Tensor weight_scales, Tensor? weight_zero_points, ScalarType? dtype=None, *, Tensor(a!) out) -> Tensor(a!)", quant::mixed_linear;
+    /// Codes of the sum of what the codes `a` and `b` stand for.
+    QuantizedAdd: Kernel "quantized_decomposed::add", "quantized_decomposed::add.out(Tensor a, float a_scale, int a_zero_point, int a_quant_min, int a_quant_max, Tensor b, float b_scale, int b_zero_point, int b_quant_min, int b_quant_max, float out_scale, int out_zero_point, int out_quant_min, int out_quant_max, *, Tensor(a!) out) -> Tensor(a!)", quant::add;
+    ChooseQparamsAffine: HighLevel "torchao::choose_qparams_affine", "torchao::choose_qparams_affine.out(Tensor input, str mapping_type, SymInt[] block_size, ScalarType target_dtype, Scalar? quant_min=None, Scalar? quant_max=None, float? eps=None, ScalarType? scale_dtype=None, ScalarType? zero_point_dtype=None, bool keepdim=False, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams_affine;
+    QuantizeAffine: HighLevel "torchao::quantize_affine", "torchao::quantize_affine.out(Tensor input, SymInt[] block_size, Tensor scale, Tensor? zero_point, ScalarType output_dtype, Scalar? quant_min=None, Scalar? quant_max=None, *, Tensor(a!) out) -> Tensor(a!)", quant::quantize_affine;
+    DequantizeAffine: HighLevel "torchao::dequantize_affine", "torchao::dequantize_affine.out(Tensor input, SymInt[] block_size, Tensor scale, Tensor? zero_point, ScalarType input_dtype, Scalar? quant_min=None, Scalar? quant_max=None, ScalarType output_dtype=f32, *, Tensor(a!) out) -> Tensor(a!)", quant::dequantize_affine;
 
     // Symbolic scalars.
     SymSize: Kernel "aten::sym_size.int", "aten::sym_size.int(Tensor self, int dim) -> SymInt", sym::size;
@@ -215,6 +285,13 @@ operators! {
     Delegate: Structural "delegate", "delegate() -> ()", control::declared;
     /// An operator outside the table. Can be kept, printed and written back; running one is an error.
     Custom: Structural "custom", "custom() -> ()", control::declared;
+}
+
+impl OpDef {
+    /// The library of ExecuTorch that has the kernel; `None` if none has.
+    pub fn library(&self) -> Option<Library> {
+        (self.level == Level::Kernel).then(|| Library::of_key(self.name))
+    }
 }
 
 impl Op {

@@ -220,6 +220,7 @@ every_variant! {
     scalar: Isa::Scalar;
     avx2: Isa::Avx2;
     avx512: Isa::Avx512;
+    avx512bf16: Isa::Avx512Bf16;
     neon: Isa::Neon;
 }
 

@@ -1,10 +1,13 @@
 //! One Llama-family graph builder driven by a configuration.
 //!
-//! [`ModelConfig`] is what `config.json` (Hugging Face) or `params.json` (Meta) says about a model; the members of the
-//! family (Llama 1 to 3.3, TinyLlama, SmolLM2, Mistral, Qwen2, Qwen2.5, Qwen3) differ in its fields only. [`build`] takes
-//! it, a [`Weights`] look-up and [`BuildOptions`], and gives a [`pteron_ir::Module`] with the method `forward` and the
-//! constant methods that ExecuTorch's runners read. Module paths mirror checkpoint paths; weights stay byte sources that
-//! nothing decodes before the program is written or run.
+//! [`ModelConfig`] is what a checkpoint says about a model: `config.json` (Hugging Face), `params.json` (Meta), the metadata
+//! of a GGUF file or the header of a llama2.c model. The members of the family (Llama 1 to 3.3, TinyLlama, SmolLM2, Mistral,
+//! Qwen2, Qwen2.5, Qwen3) differ in its fields only. [`build`] takes it, a [`Weights`] look-up and [`BuildOptions`], and
+//! gives a [`pteron_ir::Module`] with the method `forward` and the constant methods that ExecuTorch's runners read. Weights
+//! stay byte sources that nothing decodes before the program is written or run.
+//!
+//! The module does not depend on the checkpoint's format: its paths are Hugging Face's, and rotary pairs lie half a head
+//! apart. [`CheckpointWeights`] finds each weight under the format's name and gives the rows of query and key in that order.
 //!
 //! | form | inputs | attention |
 //! |---|---|---|

@@ -87,7 +87,7 @@ impl BuildOptions {
         let mut out = Vec::new();
         if self.max_context_length > config.max_position_embeddings {
             out.push(format!(
-                "max_context_length {} is longer than the {} positions that the model was made for ({})",
+                "a context of {} tokens is longer than the {} positions that the model was made for ({})",
                 self.max_context_length,
                 config.max_position_embeddings,
                 config.file()

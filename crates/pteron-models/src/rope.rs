@@ -17,6 +17,7 @@ pub fn inv_freq(rope: &RopeConfig, head_dim: usize) -> Vec<f32> {
     let base: Vec<f32> = pos_freqs(rope.theta, head_dim).into_iter().map(f32::recip).collect();
     match rope.scaling {
         RopeScaling::None => base,
+        RopeScaling::Factors(ref factors) => base.iter().zip(factors.iter()).map(|(f, factor)| f / factor).collect(),
         RopeScaling::Linear { factor } => base.into_iter().map(|f| f / factor as f32).collect(),
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
             let context = original_max_position_embeddings as f64;
@@ -77,7 +78,7 @@ fn pos_freqs(theta: f64, head_dim: usize) -> Vec<f32> {
 pub fn attention_factor(rope: &RopeConfig) -> f64 {
     match rope.scaling {
         RopeScaling::Yarn { attention_factor, .. } => attention_factor,
-        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => 1.0,
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } | RopeScaling::Factors(_) => 1.0,
     }
 }
 

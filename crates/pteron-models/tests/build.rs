@@ -361,7 +361,7 @@ fn options_are_checked() {
         made(&c, &options);
     }
     let long = BuildOptions { max_context_length: 65, max_seq_length: 64, ..base() };
-    assert!(long.warnings(&c)[0].contains("max_context_length 65 is longer than the 64 positions"));
+    assert!(long.warnings(&c)[0].contains("a context of 65 tokens is longer than the 64 positions"));
     assert!(BuildOptions { max_context_length: 64, max_seq_length: 64, ..base() }.warnings(&c).is_empty());
 }
 

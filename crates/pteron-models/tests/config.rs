@@ -37,7 +37,7 @@ fn refused(v: Value) -> String {
 fn llama_of_all_ages() {
     let c = parse(llama());
     assert_eq!((c.architecture, c.head_dim, c.n_kv_heads, c.dtype), (Architecture::Llama, 16, 2, Some(DType::BF16)));
-    assert_eq!((c.rope.theta, c.rope.scaling, c.rope.interleaved), (10_000.0, RopeScaling::None, false));
+    assert_eq!((c.rope.theta, c.rope.scaling, c.interleaved), (10_000.0, RopeScaling::None, false));
     assert_eq!(
         (c.tie_word_embeddings, c.qkv_bias, c.o_bias, c.mlp_bias, c.qk_norm),
         (false, false, false, false, false)
@@ -245,7 +245,7 @@ fn metas_params() {
     let tiny = json!({"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 512, "hidden_dim": 160,
                       "multiple_of": 32, "norm_eps": 1e-05, "rope_theta": 10000.0});
     let c = parse(tiny.clone()).unwrap();
-    assert_eq!((c.dim, c.hidden_dim, c.n_kv_heads, c.head_dim, c.rope.interleaved), (64, 160, 2, 16, true));
+    assert_eq!((c.dim, c.hidden_dim, c.n_kv_heads, c.head_dim, c.interleaved), (64, 160, 2, 16, true));
     // stories110M, the tiny Llama of ExecuTorch's CI, and Llama 3.2 1B.
     let hidden = |v: Value| parse(v).unwrap().hidden_dim;
     assert_eq!(
@@ -254,11 +254,20 @@ fn metas_params() {
     );
     assert_eq!(hidden(json!({"dim": 64, "multiple_of": 32, "n_heads": 4, "n_layers": 2, "vocab_size": 512})), 192);
     let l32 = json!({"dim": 2048, "n_layers": 16, "n_heads": 32, "n_kv_heads": 8, "vocab_size": 128256,
-        "ffn_dim_multiplier": 1.5, "multiple_of": 256, "norm_eps": 1e-05, "rope_theta": 500000.0, "use_scaled_rope": true,
-        "rope_scale_factor": 32});
-    let c = parse(l32).unwrap();
+        "ffn_dim_multiplier": 1.5, "multiple_of": 256, "norm_eps": 1e-05, "rope_theta": 500000.0, "use_scaled_rope": true});
+    let c = parse(l32.clone()).unwrap();
     assert_eq!(c.hidden_dim, 8192);
     assert!(matches!(c.rope.scaling, RopeScaling::Llama3 { factor: 32.0, original_max_position_embeddings: 8192, .. }));
+    let factor = |changes: Value| match parse(with(l32.clone(), changes)).unwrap().rope.scaling {
+        RopeScaling::Llama3 { factor, high_freq_factor, .. } => (factor, high_freq_factor),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(factor(json!({"n_layers": 32})), (8.0, 4.0));
+    assert_eq!(factor(json!({"rope_scale_factor": 6, "high_freq_factor": 3})), (6.0, 3.0));
+    assert_eq!(factor(json!({"rope_scaling_factor": 16, "rope_high_freq_factor": 2})), (16.0, 2.0));
+    // Mistral.
+    let windowed = parse(with(tiny.clone(), json!({"sliding_window": 100}))).unwrap();
+    assert_eq!(windowed.windows, [Some(100), Some(100)]);
     // Llama 2: the vocabulary is the tokenizer's.
     let unknown = with(tiny.clone(), json!({"vocab_size": -1}));
     assert_eq!(ModelConfig::from_meta(&unknown, Some(32000)).unwrap().vocab_size, 32000);
@@ -270,6 +279,9 @@ fn metas_params() {
         (json!({"use_qk_norm": true}), "qk_norm_before_rope"),
         (json!({"hidden_dim": null, "ffn_dim_multiplier": 1e30}), "ffn_dim_multiplier"),
         (json!({"hidden_dim": null, "multiple_of": 0}), "multiple_of"),
+        (json!({"sliding_window": 0}), "sliding_window"),
+        (json!({"quantization_args": {"scheme": "int4_weight_int8_dynamic_activation"}}), "quantization_args"),
+        (json!({"lora_args": {"rank": 16}}), "lora_args"),
         (json!({"n_kv_heads": 3}), "n_kv_heads"),
         (json!({"n_heads": 3, "n_kv_heads": 3}), "dim"),
         (json!({"dim": null}), "dim"),

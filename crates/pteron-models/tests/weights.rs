@@ -17,7 +17,7 @@ use serde_json::json;
 /// Writes a checkpoint of these weights in bf16; those of `same` have the embedding's elements.
 fn write(folder: &tempfile::TempDir, parameters: &[Parameter], same: Option<&str>) -> PathBuf {
     let path = folder.path().join("model.safetensors");
-    let specs: Vec<TensorSpec> = parameters.iter().map(|p| TensorSpec::new(&p.name, DType::BF16, &p.shape)).collect();
+    let specs: Vec<TensorSpec> = parameters.iter().map(|p| TensorSpec::new(&p.stored, DType::BF16, &p.shape)).collect();
     let mut writer = SafetensorsWriter::create(&path, &specs, &[("format", "pt")]).unwrap();
     for p in parameters {
         let name = if Some(p.name.as_str()) == same { "model.embed_tokens.weight" } else { &p.name };
@@ -29,7 +29,13 @@ fn write(folder: &tempfile::TempDir, parameters: &[Parameter], same: Option<&str
 }
 
 fn extra(name: &str, shape: &[usize]) -> Parameter {
-    Parameter { name: name.into(), shape: shape.to_vec(), because: String::new() }
+    Parameter {
+        name: name.into(),
+        stored: name.into(),
+        shape: shape.to_vec(),
+        because: String::new(),
+        interleaved: false,
+    }
 }
 
 fn check<'a>(checkpoint: &'a Checkpoint, config: &ModelConfig) -> Result<CheckpointWeights<'a>, ModelError> {
@@ -120,7 +126,7 @@ fn names_of_a_base_model_lack_the_prefix() {
     let folder = tempfile::tempdir().unwrap();
     let mut all = parameters(&c);
     for p in &mut all {
-        p.name = p.name.strip_prefix("model.").unwrap_or(&p.name).to_owned();
+        p.stored = p.stored.strip_prefix("model.").unwrap_or(&p.stored).to_owned();
     }
     let checkpoint = Checkpoint::open(write(&folder, &all, None)).unwrap();
     let weights = check(&checkpoint, &c).unwrap();
@@ -143,7 +149,7 @@ fn metas_names() {
         expected.push((name.clone(), entry["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect()));
     }
     let mut found: Vec<(String, Vec<u64>)> =
-        parameters(&c).into_iter().map(|p| (p.name, p.shape.iter().map(|&n| n as u64).collect())).collect();
+        parameters(&c).into_iter().map(|p| (p.stored, p.shape.iter().map(|&n| n as u64).collect())).collect();
     expected.sort();
     found.sort();
     assert_eq!(found, expected);

@@ -130,6 +130,17 @@ pub enum LiftError {
         /// What was found and what was expected.
         reason: String,
     },
+    /// What was lifted breaks a rule of [`pteron_ir::verify`]: declared sizes that its operators cannot give, for example.
+    #[error(
+        "the program contradicts itself: {first}{}",
+        if *.more > 0 { format!(" (and {more} more such places)") } else { String::new() }
+    )]
+    Contradiction {
+        /// The first broken rule, with its graph and node.
+        first: String,
+        /// How many more there are.
+        more: usize,
+    },
     /// A part of the file that the program refers to.
     #[error(transparent)]
     Format(#[from] PteError),

@@ -15,6 +15,8 @@ pub const MAX_FLATBUFFER_LEN: u64 = i32::MAX as u64;
 pub const MAX_RANK: usize = 16;
 /// Longest operator key `name.overload` that ExecuTorch's runtime looks up, bytes.
 pub const MAX_OPERATOR_KEY_LEN: usize = 99;
+/// Longest name of a method, a backend, a named blob or an external tensor, bytes.
+pub const MAX_NAME_LEN: usize = 4096;
 /// Shortest program file that ExecuTorch's runtime opens, bytes.
 pub const MIN_FILE_LEN: u64 = 64;
 /// Highest schema version that a reader of this format accepts.

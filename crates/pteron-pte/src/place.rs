@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::limits::MAX_NAME_LEN;
+
 /// The object inside a method or file that an error speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Item {
@@ -127,7 +129,7 @@ pub enum Problem {
         expected: &'static str,
     },
     /// A number or string is not one of those allowed.
-    #[error("found {found}, expected {expected}")]
+    #[error("found {}, expected {expected}", printable(found))]
     Value {
         /// What is there.
         found: String,
@@ -153,11 +155,24 @@ pub enum Problem {
         found: String,
     },
     /// A name that must be unique occurs twice.
-    #[error("found '{name}' a second time, expected unique names")]
+    #[error("found '{}' a second time, expected unique names", printable(name))]
     Duplicate {
         /// The name.
         name: String,
     },
+}
+
+/// Text of a file as messages show it: control characters escaped, and cut after 200 characters.
+fn printable(text: &str) -> String {
+    const LONGEST: usize = 200;
+    let mut out = String::new();
+    for c in text.chars().take(LONGEST) {
+        if c.is_control() { out.extend(c.escape_unicode()) } else { out.push(c) }
+    }
+    if text.chars().nth(LONGEST).is_some() {
+        out.push('…');
+    }
+    out
 }
 
 impl Problem {
@@ -203,6 +218,18 @@ impl<'m> At<'m> {
     /// Unwraps a required field.
     pub(crate) fn need<T>(self, field: &'static str, value: Option<T>) -> Result<T, crate::PteError> {
         value.ok_or_else(|| self.err(field, Problem::Missing))
+    }
+
+    /// Checks a name that messages and tables show: not longer than [`MAX_NAME_LEN`], and without control characters.
+    pub(crate) fn name(self, field: &'static str, name: &str) -> Result<(), crate::PteError> {
+        if name.len() > MAX_NAME_LEN {
+            let expected = format!("at most {MAX_NAME_LEN} bytes");
+            return Err(self.err(field, Problem::value(format!("{} bytes", name.len()), expected)));
+        }
+        if name.chars().any(char::is_control) {
+            return Err(self.err(field, Problem::value(name, "a name without control characters")));
+        }
+        Ok(())
     }
 
     /// Checks an index of a table of `len` entries.

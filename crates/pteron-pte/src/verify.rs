@@ -36,12 +36,14 @@ pub(crate) fn verify(program: &Program, around: &Surroundings<'_>) -> Result<()>
     for (i, n) in program.named_data.iter().enumerate() {
         let at = At::new(Item::NamedData(i));
         at.index("segment_index", i64::from(n.segment_index), around.segments.len(), "segments")?;
+        at.name("key", &n.key)?;
         if !keys.insert(n.key.as_str()) {
             return Err(at.err("key", Problem::Duplicate { name: n.key.clone() }));
         }
     }
     let mut names = BTreeSet::new();
     for (i, p) in program.execution_plans.iter().enumerate() {
+        At::new(Item::Method(i)).name("name", &p.name)?;
         if !names.insert(p.name.as_str()) {
             return Err(At::new(Item::Method(i)).err("name", Problem::Duplicate { name: p.name.clone() }));
         }
@@ -77,6 +79,8 @@ fn plan(program: &Program, p: &ExecutionPlan, around: &Surroundings<'_>) -> Resu
         if op.name.is_empty() {
             return Err(at.err("name", Problem::value("an empty string", "an operator name")));
         }
+        at.name("name", &op.name)?;
+        at.name("overload", &op.overload)?;
         let overload = if op.overload.is_empty() { 0 } else { op.overload.len() + 1 };
         let len = op.name.len().saturating_add(overload);
         if len > MAX_OPERATOR_KEY_LEN {
@@ -89,6 +93,7 @@ fn plan(program: &Program, p: &ExecutionPlan, around: &Surroundings<'_>) -> Resu
         if d.id.is_empty() {
             return Err(at.err("id", Problem::value("an empty string", "a backend name")));
         }
+        at.name("id", &d.id)?;
         match d.data {
             DelegateData::Inline(index) => {
                 at.index("processed.index", i64::from(index), around.inline_delegates, "inline delegate blobs")?;
@@ -239,7 +244,7 @@ fn tensor(program: &Program, p: &ExecutionPlan, around: &Surroundings<'_>, at: A
             if key.is_empty() {
                 return Err(at.err("fully_qualified_name", Problem::value("an empty string", "the external key")));
             }
-            Ok(())
+            at.name("fully_qualified_name", key)
         }
         Storage::Constant { buffer } => match constants(program) {
             Constants::Segment(s) => part(at, s, buffer, nbytes, around),

@@ -1,37 +1,56 @@
-//! Truncated and mutated files: an error or a value, never a panic.
+//! Truncated and mutated files: an error or a value, never a panic, a hang, or an allocation past the file's size and a
+//! margin.
 
 mod common;
+mod drive;
 
-use common::{Rng, fixture, slices, small_program};
+use common::{fixture, slices, small_program};
 use pteron_pte::*;
+use pteron_testkit::hostile::{self, Counting, Field, Kind, Seed, walk};
 
-/// Visits everything that a parsed program offers.
-fn exercise(file: &PteFile<'_>) {
-    for plan in &file.program().execution_plans {
-        for t in plan.values.iter().filter_map(EValue::as_tensor) {
-            let _ = (t.storage(), t.numel(), t.nbytes());
-            let constant = file.constant_bytes(t).unwrap();
-            assert_eq!(constant.is_some(), matches!(t.storage(), Storage::Constant { .. }));
-            let init = file.mutable_init_bytes(t).unwrap();
-            assert_eq!(init.is_some(), matches!(t.storage(), Storage::InitialisedPlanned { .. }));
-        }
-        for d in &plan.delegates {
-            file.delegate_bytes(d).unwrap();
-        }
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The extended header of a program, where there is one, and the FlatBuffers tables; `end` is where the tables end.
+fn program_seed(name: &str, bytes: Vec<u8>) -> Seed {
+    let mut fields = Vec::new();
+    if bytes.get(8..12) == Some(b"eh00") {
+        fields.push(Field::new("header length", 12, 4, Kind::Int));
+        fields.extend(walk::words("header", 16..40, 8));
     }
-    for n in &file.program().named_data {
-        file.named_data(&n.key).unwrap();
+    fields.push(Field::new("identifier", 4, 4, Kind::Int));
+    fields.extend(walk::flatbuffer(&bytes, 0));
+    let end = match bytes_needed(&bytes, bytes.len() as u64) {
+        Ok(end) => usize::try_from(end).unwrap(),
+        Err(e) => panic!("{name}: {e}"),
+    };
+    Seed::new(name, bytes, fields, end)
+}
+
+fn flat_seed(name: &str) -> Seed {
+    let bytes = fixture(name);
+    let mut fields = walk::flatbuffer(&bytes, 0);
+    fields.push(Field::new("identifier", 4, 4, Kind::Int));
+    if bytes.get(8..12) == Some(b"FH01") {
+        fields.extend(walk::words("header", 12..40, 4));
     }
-    let _ = dump::program(file.program());
+    let len = bytes.len();
+    Seed::new(name, bytes, fields, len)
+}
+
+fn programs() -> Vec<Seed> {
+    let names = ["m_mlp", "m_add", "m_cond", "m_mutbuf_init", "m_mlp_xnn_inline", "m_args", "m_mlp_dyn", "m_scan"];
+    let mut seeds: Vec<Seed> = names.iter().map(|n| program_seed(n, fixture(&format!("micro/{n}.pte")))).collect();
+    let (program, segments) = small_program();
+    seeds.push(program_seed("small", write_all(&program, &slices(&segments)).unwrap()));
+    seeds
 }
 
 #[test]
 fn a_truncated_program_is_refused_at_every_byte() {
-    for name in ["micro/m_mlp.pte", "micro/m_mutbuf_init.pte", "micro/m_mlp_xnn_inline.pte"] {
-        let bytes = fixture(name);
-        for n in 0..bytes.len() {
-            assert!(PteFile::parse(&bytes[..n]).is_err(), "{name} cut to {n} bytes");
-        }
+    for name in ["m_mlp", "m_mutbuf_init", "m_mlp_xnn_inline"] {
+        let seed = program_seed(name, fixture(&format!("micro/{name}.pte")));
+        hostile::truncations("pte", &Seed { header: seed.bytes.len(), ..seed }, |_| false, drive::pte);
     }
 }
 
@@ -46,24 +65,18 @@ fn a_truncated_program_part_is_refused_at_every_byte() {
 #[test]
 fn a_truncated_plain_program_never_panics() {
     // Without a header nothing says how long the file must be: only the padding and NUL at its end may be missing.
-    let bytes = fixture("micro/m_add.pte");
-    for n in 0..bytes.len() {
-        if let Ok(file) = PteFile::parse(&bytes[..n]) {
-            assert!(n + 4 >= bytes.len(), "cut to {n} bytes");
-            exercise(&file);
-        }
-    }
+    let seed = program_seed("m_add", fixture("micro/m_add.pte"));
+    let len = seed.bytes.len();
+    hostile::truncations("pte", &Seed { header: len, ..seed }, |n| n + 4 >= len, drive::pte);
 }
 
 #[test]
 fn truncated_companions_are_refused_or_equal() {
-    let ptd = fixture("micro/_default_external_constant.ptd");
-    for n in 0..ptd.len() {
-        assert!(PtdFile::parse(&ptd[..n]).is_err(), ".ptd cut to {n} bytes");
-    }
-    let etdp = fixture("micro/m_mlp.etdp");
-    for n in 0..etdp.len() {
-        assert!(EtDump::parse(&etdp[..n]).is_err(), ".etdp cut to {n} bytes");
+    for (kind, name, drive) in
+        [("ptd", "_default_external_constant.ptd", drive::ptd as hostile::Drive), ("etdp", "m_mlp.etdp", drive::etdp)]
+    {
+        let seed = flat_seed(&format!("micro/{name}"));
+        hostile::truncations(kind, &seed, |_| false, drive);
     }
     let bpte = fixture("micro/m_mlp.bpte");
     let whole = BundledProgram::parse(&bpte).unwrap();
@@ -74,68 +87,28 @@ fn truncated_companions_are_refused_or_equal() {
     }
 }
 
-/// Overwrites a byte, a word or a double word with a random or a telling number, one to three times.
-fn mutate(rng: &mut Rng, seed: &[u8]) -> Vec<u8> {
-    const TELLING: [u64; 10] =
-        [0, 1, 4, 0x7f, 0x80, 0xffff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x7fff_ffff_ffff_ffff];
-    let mut bytes = seed.to_vec();
-    for _ in 0..=rng.below(3) {
-        let size = [1, 2, 4, 8][rng.below(4)];
-        let at = rng.below(bytes.len());
-        let value = if rng.below(2) == 0 { rng.next() } else { TELLING[rng.below(TELLING.len())] };
-        for (b, v) in bytes[at..].iter_mut().zip(value.to_le_bytes().iter().take(size)) {
-            *b = *v;
-        }
-    }
-    if rng.below(8) == 0 {
-        bytes.truncate(rng.below(bytes.len()));
-    }
-    bytes
-}
-
-fn mutants(seed: &[u8], count: usize, mut parse: impl FnMut(&[u8]) -> bool) -> (usize, usize) {
-    let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
-    let (mut good, mut bad) = (0, 0);
-    for _ in 0..count {
-        if parse(&mutate(&mut rng, seed)) { good += 1 } else { bad += 1 }
-    }
-    (good, bad)
+#[test]
+fn mutated_programs() {
+    let tally = hostile::mutants("pte", programs(), drive::pte);
+    // A mutator that always or never breaks the file tests nothing.
+    assert!(tally.accepted > 200 && tally.refused > 200, "{tally:?}");
 }
 
 #[test]
-fn mutated_programs_never_panic() {
+fn every_bit_of_a_small_program() {
     let (program, segments) = small_program();
-    let mut seeds: Vec<(&str, Vec<u8>)> = ["m_mlp", "m_add", "m_cond", "m_mutbuf_init", "m_mlp_xnn_inline", "m_args"]
-        .into_iter()
-        .map(|n| (n, fixture(&format!("micro/{n}.pte"))))
-        .collect();
-    seeds.push(("small", write_all(&program, &slices(&segments)).unwrap()));
-    for (name, seed) in seeds {
-        let (good, bad) = mutants(&seed, 2000, |bytes| match PteFile::parse(bytes) {
-            Ok(file) => {
-                exercise(&file);
-                true
-            }
-            Err(e) => {
-                assert!(!e.to_string().is_empty());
-                false
-            }
-        });
-        // A mutator that always or never breaks the file tests nothing.
-        assert!(good > 100 && bad > 100, "{name}: {good} read, {bad} refused");
-    }
+    hostile::bit_flips("pte", &program_seed("small", write_all(&program, &slices(&segments)).unwrap()), drive::pte);
 }
 
 #[test]
-fn mutated_companions_never_panic() {
-    let (good, bad) = mutants(&fixture("micro/_default_external_constant.ptd"), 2000, |bytes| {
-        let Ok(file) = PtdFile::parse(bytes) else { return false };
-        assert!(file.entries().iter().all(|e| file.data(&e.key).is_some()));
-        true
-    });
-    assert!(good > 100 && bad > 100, ".ptd: {good} read, {bad} refused");
-    let (good, bad) = mutants(&fixture("micro/m_mlp.bpte"), 2000, |bytes| BundledProgram::parse(bytes).is_ok());
-    assert!(good > 100 && bad > 100, ".bpte: {good} read, {bad} refused");
-    let (good, bad) = mutants(&fixture("micro/m_mlp.etdp"), 2000, |bytes| EtDump::parse(bytes).is_ok());
-    assert!(good > 100 && bad > 100, ".etdp: {good} read, {bad} refused");
+fn mutated_companions() {
+    let seeds = |name: &str| vec![flat_seed(&format!("micro/{name}"))];
+    for (kind, name, drive) in [
+        ("ptd", "_default_external_constant.ptd", drive::ptd as hostile::Drive),
+        ("bpte", "m_mlp.bpte", drive::bpte),
+        ("etdp", "m_mlp.etdp", drive::etdp),
+    ] {
+        let tally = hostile::mutants(kind, seeds(name), drive);
+        assert!(tally.accepted > 50 && tally.refused > 200, "{name}: {tally:?}");
+    }
 }

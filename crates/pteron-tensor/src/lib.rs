@@ -7,10 +7,12 @@
 //! * [`View`] and [`ViewMut`]: borrowed tensors that kernels read and write; [`Tensor`]: an owned one.
 //! * [`TensorSource`]: where the bytes of a constant come from, decoded by rows and only when asked for.
 //! * [`Tolerance`]: the named classes by which results are compared.
+//! * [`natural_order`]: the order of names for people.
 
 mod bytes;
 mod cast;
 mod dtype;
+mod names;
 mod shape;
 mod source;
 mod tensor;
@@ -19,6 +21,7 @@ mod tolerance;
 pub use bytes::AlignedBytes;
 pub use cast::{Scalar, cast_bytes, read_scalar, write_scalar};
 pub use dtype::{B8, DType, Element, UnknownDType};
+pub use names::natural_order;
 pub use shape::{DimOrder, Shape, ShapeError, checked_numel, contiguous_order, is_contiguous, strides_for};
 pub use source::{
     ByteSource, CastSource, MemorySource, RangeSource, RowMapSource, SharedSource, SourceError, TensorSource,

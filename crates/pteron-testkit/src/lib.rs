@@ -1,7 +1,12 @@
-//! What tests of several crates share: how to say that a test could not run, and where downloaded models lie.
+//! What tests of several crates share: how to say that a test could not run, where downloaded models lie, and how a parser
+//! is tried with damaged files ([`hostile`]).
 //!
 //! A development dependency only.
 #![allow(clippy::print_stderr, reason = "a skipped test is told to whoever watches the run")]
+
+pub mod gguf;
+pub mod hostile;
+pub mod torch;
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pteron_exec::{Context, DelegateFactory, DelegateInstance, Session, SessionOptions, ValueRef};
+use pteron_exec::{Context, DelegateFactory, DelegateInstance, Fuel, NoHook, Session, SessionOptions, ValueRef};
 use pteron_ir::{Delegate, Module};
 use pteron_tensor::{DType, Shape, View, ViewMut};
 use smallvec::SmallVec;
@@ -47,12 +47,19 @@ impl DelegateFactory for XnnpackBackend {
         "XnnpackBackend"
     }
 
-    fn prepare(&self, delegate: &Delegate, ctx: &Arc<Context>) -> Result<Box<dyn DelegateInstance>, String> {
+    fn prepare(
+        &self,
+        delegate: &Delegate,
+        ctx: &Arc<Context>,
+        max_memory: u64,
+    ) -> Result<Box<dyn DelegateInstance>, String> {
         let payload = Payload::parse(&delegate.payload).map_err(|e| e.to_string())?;
         let named = |key: &str| delegate.named_data.iter().find(|d| d.0.as_ref() == key).map(|d| Arc::clone(&d.1));
         let module = Arc::new(lift(&payload, &delegate.payload, &named).map_err(|e| e.to_string())?);
-        let options =
-            SessionOptions { max_memory: self.max_memory, ..SessionOptions::with_threads(ctx.pool().threads()) };
+        let options = SessionOptions {
+            max_memory: self.max_memory.min(max_memory),
+            ..SessionOptions::with_threads(ctx.pool().threads())
+        };
         let session = Session::on_context(Arc::clone(&module), &options, Arc::clone(ctx)).map_err(|e| e.to_string())?;
         Ok(Box::new(Instance { module, session, last: None }))
     }
@@ -108,7 +115,11 @@ impl DelegateInstance for Instance {
         Ok(sizes.into_iter().zip(declared).map(as_declared).collect())
     }
 
-    fn execute(&mut self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) -> Result<(), String> {
+    fn memory(&self) -> u64 {
+        self.session.memory().total()
+    }
+
+    fn execute(&mut self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>], fuel: &mut Fuel) -> Result<(), String> {
         let sizes = self.sizes(inputs)?;
         if sizes.len() != outputs.len() {
             return Err(format!("the payload has {} outputs, {} given", sizes.len(), outputs.len()));
@@ -127,7 +138,7 @@ impl DelegateInstance for Instance {
             };
             given.push(ValueRef::Tensor(v));
         }
-        let results = self.session.run(METHOD, &given).map_err(|e| e.to_string())?;
+        let results = self.session.run_fuelled(METHOD, &given, &mut NoHook, fuel).map_err(|e| e.to_string())?;
         for (i, out) in outputs.iter_mut().enumerate() {
             let result = results.tensor(i).ok_or_else(|| format!("output {i} is no tensor"))?;
             if let (Some(from), Some(to)) = (result.as_slice::<f32>(), out.as_slice_mut::<f32>()) {

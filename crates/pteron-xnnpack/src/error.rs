@@ -25,7 +25,7 @@ pub enum XnnpackError {
         expected: String,
     },
     /// A constant that is in the program's named data is not there.
-    #[error("XNNPACK payload, value {value}: the program has no named data `{key}`")]
+    #[error("XNNPACK payload, value {value}: the program has no named data `{}`", key.escape_debug())]
     MissingData {
         /// The value's id.
         value: u32,

@@ -5,8 +5,8 @@ mod common;
 use common::{Graph, NodeSpec, Slot, delegates, ids};
 use std::sync::Arc;
 
-use pteron_exec::Context;
 use pteron_exec::DelegateFactory;
+use pteron_exec::{Context, Fuel};
 use pteron_ir::Delegate;
 use pteron_tensor::{DType, Shape, Tensor, ViewMut};
 use pteron_xnnpack::{Payload, XnnpackBackend};
@@ -76,7 +76,9 @@ fn varied() -> Delegate {
 /// Prepares and, if that works, executes; gives how far it came: 0 refused, 1 prepared, 2 executed.
 fn attempt(d: &Delegate) -> usize {
     let Ok(payload) = Payload::parse(&d.payload) else { return 0 };
-    let Ok(mut instance) = XnnpackBackend::new().with_max_memory(1 << 20).prepare(d, &Arc::new(Context::new(1))) else {
+    let Ok(mut instance) =
+        XnnpackBackend::new().with_max_memory(1 << 20).prepare(d, &Arc::new(Context::new(1)), u64::MAX)
+    else {
         return 0;
     };
     let mut inputs = Vec::new();
@@ -93,7 +95,7 @@ fn attempt(d: &Delegate) -> usize {
     let Ok(sizes) = instance.output_sizes(&views, &declared) else { return 1 };
     let mut outputs: Vec<Tensor> = sizes.iter().map(|s| Tensor::zeros(DType::F32, s).unwrap()).collect();
     let mut out: Vec<ViewMut<'_>> = outputs.iter_mut().map(Tensor::view_mut).collect();
-    if instance.execute(&views, &mut out).is_ok() { 2 } else { 1 }
+    if instance.execute(&views, &mut out, &mut Fuel::new(Some(50_000_000))).is_ok() { 2 } else { 1 }
 }
 
 #[test]

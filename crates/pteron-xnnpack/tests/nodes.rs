@@ -5,8 +5,8 @@ mod common;
 use common::{Graph, NONE, NodeSpec, Slot, ids, module_of};
 use std::sync::Arc;
 
-use pteron_exec::Context;
 use pteron_exec::DelegateFactory;
+use pteron_exec::{Context, Fuel};
 use pteron_tensor::{DType, Shape, Tensor, Tolerance, ViewMut};
 use pteron_xnnpack::{Payload, XnnpackBackend, XnnpackError};
 
@@ -34,13 +34,14 @@ fn graph(inputs: &[Dims<'_>], constants: &[(Dims<'_>, Vec<f32>)], output: Dims<'
 }
 
 fn run(g: &Graph, inputs: &[(Vec<usize>, Vec<f32>)], declared: &[usize]) -> Result<(Shape, Vec<f64>), String> {
-    let mut d = XnnpackBackend::new().with_max_memory(1 << 24).prepare(&g.delegate(), &Arc::new(Context::new(1)))?;
+    let mut d =
+        XnnpackBackend::new().with_max_memory(1 << 24).prepare(&g.delegate(), &Arc::new(Context::new(1)), u64::MAX)?;
     let tensors: Vec<Tensor> = inputs.iter().map(|(s, x)| Tensor::of(s, x).unwrap()).collect();
     let views: Vec<_> = tensors.iter().map(Tensor::view).collect();
     let sizes = d.output_sizes(&views, &[Shape::from_slice(declared)])?.remove(0);
     let mut out = Tensor::zeros(DType::F32, &sizes).unwrap();
     let out_views: &mut [ViewMut<'_>] = &mut [out.view_mut()];
-    d.execute(&views, out_views)?;
+    d.execute(&views, out_views, &mut Fuel::new(None))?;
     Ok((sizes, out.view().to_f64_vec()))
 }
 

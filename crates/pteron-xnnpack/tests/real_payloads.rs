@@ -5,8 +5,8 @@ mod common;
 use std::sync::Arc;
 
 use common::{delegates, fixture, module_of};
-use pteron_exec::Context;
 use pteron_exec::DelegateFactory;
+use pteron_exec::{Context, Fuel};
 use pteron_ir::{Op, SymInt};
 use pteron_tensor::{Shape, Tensor, Tolerance, View, ViewMut};
 use pteron_xnnpack::{BinaryKind, ConstantBytes, Datatype, NodeKind, Payload, UnaryKind, XnnpackBackend, XnnpackError};
@@ -79,7 +79,8 @@ fn a_payload_gives_the_outputs_that_executorch_recorded() {
     for path in MLP {
         let (input, expected) = golden(&path.replace(".pte", ".json"));
         for threads in [1, 2] {
-            let mut d = XnnpackBackend::new().prepare(&delegates(path)[0], &Arc::new(Context::new(threads))).unwrap();
+            let mut d =
+                XnnpackBackend::new().prepare(&delegates(path)[0], &Arc::new(Context::new(threads)), u64::MAX).unwrap();
             let x = Tensor::of(&[2, 4], &input).unwrap();
             let declared = [Shape::from_slice(&[2, 3])];
             assert_eq!(d.output_sizes(&[x.view()], &declared).unwrap(), declared);
@@ -87,7 +88,7 @@ fn a_payload_gives_the_outputs_that_executorch_recorded() {
             for _ in 0..2 {
                 out.fill(f32::NAN);
                 let view = ViewMut::new(x.dtype(), &[2, 3], &[3, 1], as_bytes(&mut out)).unwrap();
-                d.execute(&[x.view()], &mut [view]).unwrap();
+                d.execute(&[x.view()], &mut [view], &mut Fuel::new(None)).unwrap();
                 let actual: Vec<f64> = out.iter().map(|&x| f64::from(x)).collect();
                 Tolerance::GOLDEN_F32.check(&expected, &actual).unwrap();
             }
@@ -103,7 +104,7 @@ fn as_bytes(x: &mut [f32]) -> &mut [u8] {
 #[test]
 fn inputs_may_be_smaller_than_declared() {
     let delegate = &delegates(V6)[0];
-    let mut d = XnnpackBackend::new().prepare(delegate, &Arc::new(Context::new(1))).unwrap();
+    let mut d = XnnpackBackend::new().prepare(delegate, &Arc::new(Context::new(1)), u64::MAX).unwrap();
     let row = |i: usize| (0..64).map(move |k| ((i * 64 + k) as f32 * 0.37).sin());
     let mut run = |rows: std::ops::Range<usize>| -> Vec<Vec<f64>> {
         let n = rows.len();
@@ -114,7 +115,7 @@ fn inputs_may_be_smaller_than_declared() {
         assert_eq!(sizes[1].as_slice(), [1, n, 32]);
         let mut outs: Vec<Tensor> = sizes.iter().map(|s| Tensor::zeros(x.dtype(), s).unwrap()).collect();
         let mut views: Vec<ViewMut<'_>> = outs.iter_mut().map(Tensor::view_mut).collect();
-        d.execute(&[x.view()], &mut views).unwrap();
+        d.execute(&[x.view()], &mut views, &mut Fuel::new(None)).unwrap();
         outs.iter().map(|t| t.view().to_f64_vec()).collect()
     };
     let (many, one, all) = (run(0..3), run(2..3), run(0..31));
@@ -135,7 +136,7 @@ fn inputs_may_be_smaller_than_declared() {
 
 #[test]
 fn wrong_arguments_are_refused_with_a_reason() {
-    let mut d = XnnpackBackend::new().prepare(&delegates(V6)[0], &Arc::new(Context::new(1))).unwrap();
+    let mut d = XnnpackBackend::new().prepare(&delegates(V6)[0], &Arc::new(Context::new(1)), u64::MAX).unwrap();
     let declared: Vec<Shape> = [64, 32, 32].iter().map(|&w| Shape::from_slice(&[1, 31, w])).collect();
     let mut refuse = |sizes: &[usize], declared: &[Shape]| {
         let x = Tensor::zeros(pteron_tensor::DType::F32, sizes).unwrap();

@@ -16,6 +16,12 @@ use pteron_tensor::SourceError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A quantization that is not known, does not fit the model, or cannot be done.
+    #[error("{reason}")]
+    Quantize {
+        /// The sentence.
+        reason: String,
+    },
     /// A checkpoint, or another file, cannot be read.
     #[error(transparent)]
     Checkpoint(Box<CheckpointError>),

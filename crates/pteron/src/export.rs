@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use pteron_checkpoint::atomic::{AtomicError, AtomicFile};
-use pteron_checkpoint::{Checkpoint, GenerationConfigFile, read_limited};
+use pteron_checkpoint::{Checkpoint, GenerationConfigFile, Shown, read_limited};
 use pteron_ir::pass::{PassContext, Runner};
 use pteron_ir::{MetaValue, Module, passes};
 use pteron_llm::tokenizer::Tokenizer;
@@ -14,13 +14,22 @@ use pteron_pte::ParsedHead;
 use pteron_tensor::DType;
 
 use crate::error::Error;
-use crate::host::MemorySampler;
+use crate::host::{self, MemorySampler};
+use crate::quantize::{Quantization, QuantizationReport};
+use crate::text::TokenizerSource;
 
 /// What an export is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// Building the graph from the configuration.
     Building,
+    /// Choosing scales of weights: layers done, and in all.
+    Quantizing {
+        /// Layers done.
+        done: usize,
+        /// Layers in all.
+        total: usize,
+    },
     /// Running passes.
     Lowering,
     /// Planning memory and making the program's head.
@@ -45,6 +54,8 @@ pub struct ExportReport {
     pub architecture: String,
     /// Element type of the program.
     pub dtype: String,
+    /// What was quantized; `None` for a float program.
+    pub quantization: Option<QuantizationReport>,
     /// Elements of all weights.
     pub parameters: u64,
     /// Bytes of constants in the program.
@@ -80,6 +91,7 @@ pub struct Exporter<'p> {
     tokenizer: Option<PathBuf>,
     options: BuildOptions,
     weights: WeightsOptions,
+    quantization: Quantization,
     progress: Option<Box<dyn FnMut(Progress) + 'p>>,
     started: Instant,
 }
@@ -97,7 +109,7 @@ impl std::fmt::Debug for Exporter<'_> {
 const MAX_PARAMS_BYTES: u64 = pteron_checkpoint::limits::MAX_CONFIG_BYTES;
 
 impl<'p> Exporter<'p> {
-    /// Opens a Hugging Face folder or a safetensors file: see [`Checkpoint::open`].
+    /// Opens a checkpoint of any kind that is read: see [`Checkpoint::open`].
     ///
     /// # Errors
     /// [`Error::Checkpoint`] naming the file.
@@ -117,6 +129,7 @@ impl<'p> Exporter<'p> {
             tokenizer: None,
             options: BuildOptions::default(),
             weights: WeightsOptions::default(),
+            quantization: Quantization::default(),
             progress: None,
             started: Instant::now(),
         }
@@ -130,7 +143,7 @@ impl<'p> Exporter<'p> {
     }
 
     /// The tokenizer that is compared with the model, and that names the special tokens where the configuration does not.
-    /// By default `tokenizer.json` beside the weights, if it is there.
+    /// By default `tokenizer.json` or `tokenizer.model` beside the weights, if one is there.
     #[must_use]
     pub fn tokenizer(mut self, path: impl Into<PathBuf>) -> Self {
         self.tokenizer = Some(path.into());
@@ -200,6 +213,13 @@ impl<'p> Exporter<'p> {
         self
     }
 
+    /// What is quantized, and how; nothing by default.
+    #[must_use]
+    pub fn quantize(mut self, quantization: Quantization) -> Self {
+        self.quantization = quantization;
+        self
+    }
+
     /// Called with what the export is doing, and with every piece written.
     #[must_use]
     pub fn on_progress(mut self, progress: impl FnMut(Progress) + 'p) -> Self {
@@ -263,7 +283,7 @@ impl<'p> Exporter<'p> {
     /// As [`Exporter::write`].
     pub fn module(mut self) -> Result<Module, Error> {
         let mut warnings = Vec::new();
-        Ok(self.capture(&mut warnings)?.0)
+        Ok(self.capture(&mut warnings)?.module)
     }
 
     fn tell(&mut self, what: Progress) {
@@ -274,15 +294,16 @@ impl<'p> Exporter<'p> {
 
     fn lower(&mut self) -> Result<Lowered, Error> {
         let mut warnings = self.checkpoint.warnings().to_vec();
-        let (module, config, parameters) = self.capture(&mut warnings)?;
+        let Captured { module, config, parameters, quantization } = self.capture(&mut warnings)?;
         self.tell(Progress::Emitting);
         let emitted = emit(&module, &EmitOptions::default())?;
         let methods = module.graphs.iter().map(|g| g.name.clone()).collect();
-        Ok(Lowered { emitted, methods, config, parameters, warnings })
+        Ok(Lowered { emitted, methods, config, parameters, quantization, warnings })
     }
 
-    fn capture(&mut self, warnings: &mut Vec<String>) -> Result<(Module, ModelConfig, u64), Error> {
+    fn capture(&mut self, warnings: &mut Vec<String>) -> Result<Captured, Error> {
         self.tell(Progress::Building);
+        self.quantization.validate()?;
         let mut config = self.config()?;
         self.special_tokens(&config, warnings)?;
         self.options.validate(&config)?;
@@ -293,16 +314,37 @@ impl<'p> Exporter<'p> {
         let mut module = build(&config, &weights, &self.options)?;
         let parameters =
             pteron_models::parameters(&config).iter().map(|p| p.shape.iter().map(|&d| d as u64).product::<u64>()).sum();
+        let quantization = self.quantize_module(&mut module, warnings)?;
         self.tell(Progress::Lowering);
         let context = PassContext::new(&passes::executorch_portable);
         let runner = Runner::new([passes::DECOMPOSE, passes::CANONICALIZE, passes::DCE]);
         runner.run(&mut module, &context).map_err(Box::new)?;
-        Ok((module, config, parameters))
+        Ok(Captured { module, config, parameters, quantization })
+    }
+
+    fn quantize_module(
+        &mut self,
+        module: &mut Module,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<QuantizationReport>, Error> {
+        if self.quantization.is_none() {
+            return Ok(None);
+        }
+        self.tell(Progress::Quantizing { done: 0, total: 0 });
+        let context = pteron_exec::Context::new(host::default_threads());
+        let quantization = self.quantization.clone();
+        let report = quantization.apply(module, &context, &mut |done, total| {
+            self.tell(Progress::Quantizing { done, total });
+        })?;
+        for (path, why) in &report.kept_float {
+            warnings.push(format!("`{path}` stays float: {why}"));
+        }
+        Ok(Some(report))
     }
 
     /// The model's configuration: of the file given, else the checkpoint's.
     fn config(&self) -> Result<ModelConfig, Error> {
-        let Some(path) = &self.params else { return Ok(ModelConfig::from_hf(self.checkpoint.config_json()?)?) };
+        let Some(path) = &self.params else { return Ok(ModelConfig::from_checkpoint(&self.checkpoint)?) };
         let text = read_limited(path, MAX_PARAMS_BYTES)?;
         let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| Error::Kind {
             path: path.clone(),
@@ -313,23 +355,16 @@ impl<'p> Exporter<'p> {
         if value.get("dim").is_none() {
             return Ok(ModelConfig::from_hf(&value)?);
         }
-        let rows = self.checkpoint.info("tok_embeddings.weight").and_then(|t| t.shape.first().copied());
-        Ok(ModelConfig::from_meta(&value, rows)?)
+        Ok(ModelConfig::from_meta_checkpoint(&value, &self.checkpoint)?)
     }
 
     /// The tokens that the program tells its runner: those of the configuration, else the tokenizer's.
     fn special_tokens(&mut self, config: &ModelConfig, warnings: &mut Vec<String>) -> Result<(), Error> {
         let mut tokens = SpecialTokens::new(config, self.generation.as_ref())?;
         let files = self.checkpoint.tokenizer_files();
-        let beside = files.tokenizer_json.clone();
+        let beside = files.tokenizer_json.clone().or(files.tokenizer_model.clone());
         if let Some(path) = self.tokenizer.clone().or(beside.clone()) {
-            let bytes = read_limited(&path, pteron_checkpoint::limits::MAX_TOKENIZER_BYTES)?;
-            let settings = path.with_file_name("tokenizer_config.json");
-            let settings = match settings.is_file() {
-                true => Some(read_limited(&settings, pteron_checkpoint::limits::MAX_TOKENIZER_BYTES)?),
-                false => None,
-            };
-            match Tokenizer::from_bytes(&bytes, settings.as_deref()) {
+            match TokenizerSource::open(&path).and_then(|source| source.tokenizer()) {
                 Ok(tokenizer) => {
                     check_vocabulary(&path, &tokenizer, config)?;
                     if let Some(odd) = odd_vocabulary(tokenizer.vocab_size(), config.vocab_size) {
@@ -343,9 +378,16 @@ impl<'p> Exporter<'p> {
                 }
                 // One that was not asked for is not needed for an export.
                 Err(e) if self.tokenizer.is_none() => {
-                    warnings.push(format!("{}: {e}; the program is exported without looking at it", path.display()));
+                    warnings.push(format!("{e}; the program is exported without looking at it"));
                 }
-                Err(e) => return Err(Error::Tokenizer { path, source: Box::new(e) }),
+                Err(e) => return Err(e),
+            }
+        } else if let Some(vocabulary) = self.checkpoint.gguf_vocabulary()? {
+            // The ids of its special tokens are the configuration's already.
+            check_pieces(self.checkpoint.path(), &vocabulary.tokens, config)?;
+            if let Some(odd) = odd_vocabulary(vocabulary.tokens.len(), config.vocab_size) {
+                let path = self.checkpoint.path().display();
+                warnings.push(format!("{path}: the tokenizer may be another model's: {odd} rows of the embedding"));
             }
         }
         self.options.tokens = tokens;
@@ -353,7 +395,7 @@ impl<'p> Exporter<'p> {
     }
 
     fn report(&self, lowered: Lowered, path: Option<&Path>, sampler: MemorySampler) -> ExportReport {
-        let Lowered { emitted, methods, config, parameters, warnings } = lowered;
+        let Lowered { emitted, methods, config, parameters, quantization, warnings } = lowered;
         let arenas = || emitted.report.methods.iter().flat_map(|m| &m.arenas);
         let mut operators: Vec<String> =
             emitted.program.execution_plans.iter().flat_map(|p| p.operators.iter().map(ToString::to_string)).collect();
@@ -363,6 +405,7 @@ impl<'p> Exporter<'p> {
             path: path.map(Path::to_owned),
             architecture: config.architecture.model_type().to_owned(),
             dtype: self.options.dtype.to_string(),
+            quantization,
             parameters,
             weight_bytes: emitted.report.constant_bytes,
             file_bytes: emitted.file.total_len,
@@ -383,7 +426,16 @@ struct Lowered {
     methods: Vec<String>,
     config: ModelConfig,
     parameters: u64,
+    quantization: Option<QuantizationReport>,
     warnings: Vec<String>,
+}
+
+/// A model ready to be emitted.
+struct Captured {
+    module: Module,
+    config: ModelConfig,
+    parameters: u64,
+    quantization: Option<QuantizationReport>,
 }
 
 /// What is odd about a tokenizer of `pieces` tokens for a model of `vocab` rows: more pieces than rows, or less than nine
@@ -391,6 +443,21 @@ struct Lowered {
 pub fn odd_vocabulary(pieces: usize, vocab: usize) -> Option<String> {
     let fits = pieces <= vocab && pieces >= vocab - vocab / 10;
     (!fits).then(|| format!("it has {pieces} tokens, against the vocabulary of {vocab}"))
+}
+
+/// Every piece of a GGUF file's vocabulary must have a row in its embedding.
+fn check_pieces(path: &Path, pieces: &[String], config: &ModelConfig) -> Result<(), Error> {
+    let vocab = config.vocab_size;
+    match pieces.get(vocab) {
+        None => Ok(()),
+        Some(piece) => Err(Error::Vocabulary {
+            path: path.to_owned(),
+            piece: Shown(piece).to_string(),
+            id: u32::try_from(vocab).unwrap_or(u32::MAX),
+            config: config.file(),
+            vocab,
+        }),
+    }
 }
 
 /// Every special token must have a row in the embedding; ordinary tokens have lower ids.

@@ -38,14 +38,14 @@ fn performance_cores() -> Option<usize> {
 }
 
 /// Cores of more than the smallest capacity; `None` if all are alike.
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "sysfs is Linux's"))]
+#[cfg_attr(not(any(target_os = "linux", test)), expect(dead_code, reason = "sysfs is Linux's"))]
 fn above_smallest(capacities: &[u32]) -> Option<usize> {
     let smallest = capacities.iter().min()?;
     Some(capacities.iter().filter(|&c| c > smallest).count()).filter(|&n| n > 0)
 }
 
 /// Processors of a list such as `0-7,16`.
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "sysfs is Linux's"))]
+#[cfg_attr(not(any(target_os = "linux", test)), expect(dead_code, reason = "sysfs is Linux's"))]
 fn count_cpu_list(list: &str) -> Option<usize> {
     let mut count = 0usize;
     for part in list.split(',') {
@@ -94,14 +94,15 @@ pub fn physical_memory() -> Option<u64> {
 
 /// Bytes of the first processor's last level of cache; `None` where the system does not tell.
 pub fn last_level_cache() -> Option<usize> {
-    let mut last = None;
     #[cfg(target_os = "linux")]
-    for index in 0.. {
-        let folder = format!("/sys/devices/system/cpu/cpu0/cache/index{index}");
-        let Ok(text) = std::fs::read_to_string(format!("{folder}/size")) else { break };
-        last = text.trim().strip_suffix('K').and_then(|n| n.parse::<usize>().ok()).and_then(|n| n.checked_mul(1024));
+    {
+        let size =
+            |index: u32| std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size")).ok();
+        let text = (0..).map_while(size).last()?;
+        text.trim().strip_suffix('K')?.parse::<usize>().ok()?.checked_mul(1024)
     }
-    last
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 /// Samples [`memory_use`] on a thread of its own until it is finished.

@@ -30,17 +30,22 @@
 pub mod bench;
 pub mod bundled;
 mod error;
+mod eval;
 mod export;
 pub mod host;
 mod program;
+mod quantize;
 mod text;
 
 pub use error::Error;
+pub use eval::EvalModel;
 pub use export::{ExportReport, Exporter, Progress, odd_vocabulary};
 pub use program::{LoadMode, LoadOptions, Program, ProgramFile, constant_methods, delegates, open_data};
-pub use text::ProgramDecoder;
+pub use quantize::{Quantization, QuantizationReport};
+pub use text::{ProgramDecoder, TokenizerSource, gguf_parts};
 
 pub use pteron_checkpoint as checkpoint;
+pub use pteron_eval as evaluation;
 pub use pteron_exec as exec;
 pub use pteron_ir as ir;
 pub use pteron_kernels as kernels;
@@ -48,4 +53,5 @@ pub use pteron_llm as llm;
 pub use pteron_models as models;
 pub use pteron_program as program_format;
 pub use pteron_pte as pte;
+pub use pteron_quant as quant;
 pub use pteron_tensor as tensor;

@@ -36,8 +36,11 @@ pub struct LoadOptions {
     pub data: Vec<PathBuf>,
     /// Threads; [`host::default_threads`] if `None`.
     pub threads: Option<usize>,
-    /// Most working memory in bytes: what a program declares is allocated only up to it. All the machine has if `None`.
+    /// Most memory in bytes that a program may declare: activations, state, constants that must be decoded, and what backends
+    /// hold. Nothing past it is allocated. All the machine has if `None`.
     pub max_memory: Option<u64>,
+    /// Most element operations of one call ([`pteron_exec::Fuel`]); no limit if `None`.
+    pub max_operations: Option<u64>,
     /// Methods to prepare; empty for all.
     pub methods: Vec<String>,
 }
@@ -243,6 +246,34 @@ impl Program {
         ProgramFile::open(path, options.mode)?.load(options)
     }
 
+    /// Plans a module that came from no program file: a captured checkpoint, which messages call `path`. Inputs and outputs
+    /// are the graphs' own.
+    ///
+    /// # Errors
+    /// [`Error::Exec`] if it cannot be planned within the memory that is allowed.
+    pub fn from_module(path: impl Into<PathBuf>, module: Module, options: &LoadOptions) -> Result<Program, Error> {
+        let io = module.graphs.iter().map(|g| MethodIo {
+            method: g.name.clone(),
+            inputs: (0..g.inputs.len()).map(|position| InputSlot::Graph { position, traced: None }).collect(),
+            outputs: (0..g.outputs().len()).map(|position| OutputSlot::Graph { position }).collect(),
+        });
+        let io = io.collect();
+        Program::plan(path.into(), Lifted { module, io, notes: Vec::new() }, options)
+    }
+
+    fn plan(path: PathBuf, lifted: Lifted, options: &LoadOptions) -> Result<Program, Error> {
+        let Lifted { module, io, notes } = lifted;
+        let threads = options.threads.unwrap_or_else(host::default_threads);
+        let mut session = SessionOptions::with_threads(threads);
+        session.max_memory = options.max_memory.or_else(host::physical_memory).unwrap_or(u64::MAX);
+        session.fuel = options.max_operations;
+        session.delegates = delegates();
+        session.methods = options.methods.clone();
+        let session = Session::new(Arc::new(module), &session)
+            .map_err(|e| Error::Exec { path: path.clone(), source: Box::new(e) })?;
+        Ok(Program { path, io, notes, session })
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -342,15 +373,7 @@ impl ProgramFile {
     /// # Errors
     /// As [`Program::open`].
     pub fn load(&self, options: &LoadOptions) -> Result<Program, Error> {
-        let Lifted { module, io, notes } = self.lift(&options.data, options.mode)?;
-        let threads = options.threads.unwrap_or_else(host::default_threads);
-        let mut session = SessionOptions::with_threads(threads);
-        session.max_memory = options.max_memory.or_else(host::physical_memory).unwrap_or(u64::MAX);
-        session.delegates = delegates();
-        session.methods = options.methods.clone();
-        let session = Session::new(Arc::new(module), &session)
-            .map_err(|e| Error::Exec { path: self.path.clone(), source: Box::new(e) })?;
-        Ok(Program { path: self.path.clone(), io, notes, session })
+        Program::plan(self.path.clone(), self.lift(&options.data, options.mode)?, options)
     }
 }
 

@@ -1,9 +1,16 @@
-//! Programs that turn tokens into logits.
+//! Programs that turn tokens into logits, and the tokenizers that go with them.
 
 use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use pteron_checkpoint::gguf::GgufVocabulary;
+use pteron_checkpoint::limits::MAX_TOKENIZER_BYTES;
+use pteron_checkpoint::{Checkpoint, LoadMode, TokenizerFiles, open_bytes, read_limited};
 
 use pteron_ir::{SymInt, TensorType};
+use pteron_llm::chat::{ChatError, ChatTemplates};
 use pteron_llm::runner::{DecoderError, Logits, LogitsData, TextDecoder, TokensPerCall};
+use pteron_llm::tokenizer::{GgufVocabularyParts, Tokenizer, TokenizerError, TokenizerKind, detect, foreign};
 use pteron_program::{InputSlot, OutputSlot};
 use pteron_tensor::{DType, Tensor};
 
@@ -194,6 +201,140 @@ impl TextDecoder for ProgramDecoder {
     /// over as well.
     fn reset(&mut self) -> Result<(), DecoderError> {
         Ok(self.program.session().reset()?)
+    }
+}
+
+/// A tokenizer file of any kind, and what lies beside it.
+#[derive(Debug)]
+pub struct TokenizerSource {
+    path: PathBuf,
+    files: TokenizerFiles,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Bytes(Vec<u8>),
+    Gguf(Box<GgufVocabulary>),
+}
+
+/// First bytes of a file that tell a foreign one.
+const HEAD_BYTES: usize = 64;
+
+impl TokenizerSource {
+    /// Reads the tokenizer at `path`: a file of any kind, found by its content, or a folder with `tokenizer.json` or
+    /// `tokenizer.model`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] for a file that is no tokenizer, [`Error::Checkpoint`] for one that cannot be read,
+    /// [`Error::Kind`] for a folder or a GGUF file without a tokenizer.
+    pub fn open(path: &Path) -> Result<TokenizerSource, Error> {
+        let (path, folder) = if path.is_dir() {
+            let files = TokenizerFiles::find(path);
+            let found = files.tokenizer_json.or(files.tokenizer_model).ok_or_else(|| Error::Kind {
+                path: path.to_owned(),
+                found: "there is no tokenizer.json and no tokenizer.model in this folder".to_owned(),
+                expected: "a tokenizer",
+            })?;
+            (found, path.to_owned())
+        } else {
+            let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            (path.to_owned(), folder.to_owned())
+        };
+        let tokenizer = |source| Error::Tokenizer { path: path.clone(), source: Box::new(source) };
+        let head = head(&path)?;
+        if let Some(found) = foreign(&head) {
+            return Err(tokenizer(TokenizerError::Unknown { found: found.to_owned() }));
+        }
+        let content = if matches!(detect(&head), Ok(TokenizerKind::Gguf)) {
+            let vocabulary = Checkpoint::open(&path)?.gguf_vocabulary()?.ok_or_else(|| Error::Kind {
+                path: path.clone(),
+                found: "this GGUF file has no tokenizer (tokenizer.ggml.model)".to_owned(),
+                expected: "one that has",
+            })?;
+            Content::Gguf(Box::new(vocabulary))
+        } else {
+            Content::Bytes(read_limited(&path, MAX_TOKENIZER_BYTES)?)
+        };
+        Ok(TokenizerSource { files: TokenizerFiles::find(&folder), path, content })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The content of a file that is not a GGUF one.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match &self.content {
+            Content::Bytes(bytes) => Some(bytes),
+            Content::Gguf(_) => None,
+        }
+    }
+
+    /// The tokenizer. A `tokenizer.json` takes its bos and eos from `tokenizer_config.json` beside it.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`], or [`Error::Checkpoint`] for a `tokenizer_config.json` that cannot be read.
+    pub fn tokenizer(&self) -> Result<Tokenizer, Error> {
+        let made = match &self.content {
+            Content::Bytes(bytes) => {
+                let config = self.files.read(&self.files.tokenizer_config)?;
+                Tokenizer::from_bytes(bytes, config.as_deref())
+            }
+            Content::Gguf(vocabulary) => Tokenizer::from_gguf(gguf_parts(vocabulary)),
+        };
+        made.map_err(|e| Error::Tokenizer { path: self.path.clone(), source: Box::new(e) })
+    }
+
+    /// The model's chat templates: a GGUF file's own, else those of `tokenizer_config.json` and `chat_template.jinja` beside
+    /// the tokenizer.
+    ///
+    /// # Errors
+    /// [`ChatError::NoTemplate`] if there is none; else what is wrong with it, or with reading it.
+    pub fn chat_templates(&self) -> Result<ChatTemplates, Box<dyn std::error::Error + Send + Sync>> {
+        if let Content::Gguf(vocabulary) = &self.content {
+            let template = vocabulary.chat_template.as_deref().ok_or(ChatError::NoTemplate)?;
+            let token = |id: Option<u32>| id.and_then(|id| vocabulary.tokens.get(id as usize));
+            let config = serde_json::json!({
+                "bos_token": token(vocabulary.bos), "eos_token": token(vocabulary.eos),
+                "unk_token": token(vocabulary.unk), "pad_token": token(vocabulary.pad),
+            });
+            return Ok(ChatTemplates::from_files(Some(config.to_string().as_bytes()), Some(template.as_bytes()))?);
+        }
+        let config = self.files.read(&self.files.tokenizer_config)?;
+        let jinja = self.files.read(&self.files.chat_template_jinja)?;
+        Ok(ChatTemplates::from_files(config.as_deref(), jinja.as_deref())?)
+    }
+}
+
+/// The first bytes of a file.
+fn head(path: &Path) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::Source { path: path.to_owned(), source: Box::new(source) };
+    let file = open_bytes(path, LoadMode::File)?;
+    let length = file.len().min(HEAD_BYTES as u64);
+    let mut bytes = vec![0; length as usize];
+    file.read_at(0, &mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// The vocabulary of a GGUF file as the tokenizer takes it.
+pub fn gguf_parts(v: &GgufVocabulary) -> GgufVocabularyParts {
+    GgufVocabularyParts {
+        model: v.model.clone(),
+        pre: v.pre.clone(),
+        tokens: v.tokens.clone(),
+        scores: v.scores.clone(),
+        token_types: v.token_types.clone(),
+        merges: v.merges.clone(),
+        bos: v.bos,
+        eos: v.eos,
+        unk: v.unk,
+        add_bos: v.add_bos,
+        add_eos: v.add_eos,
+        add_space_prefix: v.add_space_prefix,
+        remove_extra_whitespaces: v.remove_extra_whitespaces,
+        precompiled_charsmap: v.precompiled_charsmap.clone().unwrap_or_default(),
     }
 }
 

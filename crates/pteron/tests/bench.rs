@@ -60,7 +60,7 @@ fn a_model_is_tables_or_json() {
     for t in json["threads"].as_array().unwrap() {
         assert!(positive(&t["load_seconds"]) && positive(&t["limits"]["memory_gb_per_s"]));
         for p in t["prefill"].as_array().unwrap() {
-            assert!(positive(&p["tokens_per_s"]) && positive(&p["of_fma_peak"]), "{p}");
+            assert!(positive(&p["tokens_per_s"]) && positive(&p["of_peak"]), "{p}");
             assert_eq!(p["seconds"].as_array().unwrap().len(), 2);
         }
         for d in t["decode"].as_array().unwrap() {

@@ -91,3 +91,19 @@ fn calls_come_from_standard_input_and_special_numbers_pass() {
     let out = pteron_with_input(dir.path(), &["exec", &path, "--calls", "-"], &call.replace("-Infinity", "NaN")).ok();
     assert!(out.contains("NaN"), "{out}");
 }
+
+#[test]
+fn a_program_is_held_to_the_limits_that_are_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(fixture("micro/m_mlp.json")).unwrap();
+    let steps: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let call = format!("[{}]", steps[0]["inputs"]);
+    let path = fixture("micro/m_mlp.pte").display().to_string();
+    let run = |more: &[&str]| pteron_with_input(dir.path(), &[&["exec", &path, "--calls", "-"], more].concat(), &call);
+    run(&["--max-memory", "1MiB", "--max-operations", "1M"]).ok();
+    let e = run(&["--max-memory", "100"]).fails(1);
+    assert!(e.contains("the program declares") && e.contains("100 are allowed; --max-memory SIZE"), "{e}");
+    let e = run(&["--max-operations", "20"]).fails(1);
+    assert!(e.contains("of the run's 20 are left; --max-operations N"), "{e}");
+    assert!(run(&["--max-memory", "2XB"]).fails(2).contains("such as 2GiB"));
+}

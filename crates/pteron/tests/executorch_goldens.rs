@@ -65,12 +65,16 @@ fn read(path: &str) -> Json {
     serde_json::from_slice(&std::fs::read(fixture(path)).unwrap()).unwrap()
 }
 
-/// Runs the recorded calls of a micro program in order, since state carries over. Gives the number of outputs compared.
+/// Runs the recorded calls of a program in order, since state carries over. Gives the number of outputs compared.
 fn micro(name: &str) -> usize {
+    recorded("micro", name)
+}
+
+fn recorded(folder: &str, name: &str) -> usize {
     let data: &[&str] = if name == "m_mlp_ptd" { &["executorch/micro/_default_external_constant.ptd"] } else { &[] };
-    let mut program = open(&format!("executorch/micro/{name}.pte"), data);
+    let mut program = open(&format!("executorch/{folder}/{name}.pte"), data);
     let mut compared = 0;
-    for call in read(&format!("executorch/micro/{name}.json")).as_array().unwrap() {
+    for call in read(&format!("executorch/{folder}/{name}.json")).as_array().unwrap() {
         let method = call["method"].as_str().unwrap();
         let expected = call["outputs"].as_array().unwrap();
         let constant = program.module().metadata.iter().find(|m| m.name.as_ref() == method).cloned();
@@ -130,6 +134,29 @@ fn micro_programs() {
 }
 
 #[test]
+fn quantization() {
+    let programs = [
+        ("embeddings", 10),
+        ("per_channel", 4),
+        ("per_tensor", 56),
+        ("per_token", 12),
+        ("pt2e_dynamic", 3),
+        ("pt2e_static", 3),
+    ];
+    for (name, outputs) in programs {
+        assert_eq!(recorded("quant", name), outputs, "{name}");
+    }
+}
+
+/// A cache of codes. Scores differ by the rounding of f32 sums, so that now and then a code differs by one.
+#[test]
+fn a_quantized_cache() {
+    let mut program = open("executorch/v7_kv_sdpa_qkv.pte", &[]);
+    let golden = read("executorch/golden/v7_kv_sdpa_qkv.json");
+    assert_eq!(steps(&mut program, &golden), 4);
+}
+
+#[test]
 fn a_bundled_program_carries_its_own_test() {
     let path = fixture("executorch/micro/m_mlp.bpte");
     let bytes = std::fs::read(&path).unwrap();
@@ -180,6 +207,8 @@ fn language_models() {
         ("v2b_kv_static", 8),
         ("v3_kv_sdpa", 4),
         ("v6_kv_sdpa_xnn_fp32", 4),
+        ("v7b_kv_sdpa_emb4", 4),
+        ("v7c_kv_sdpa_emb8", 4),
     ];
     for (name, count) in variants {
         let mut program = open(&format!("executorch/{name}.pte"), &[]);

@@ -40,14 +40,10 @@ fn every_spelling_gives_the_same_file() {
 fn flags_that_are_not_built_say_so() {
     let dir = with_glass();
     for flags in [
-        &["-qmode", "8da4w"][..],
-        &["--quantization_mode", "int8"],
-        &["--pt2e_quantize", "qnn_16a4w"],
-        &["-X"],
+        &["-X"][..],
+        &["--calibration_limit", "3"],
         &["-V"],
         &["--qnn"],
-        &["-E", "4,32"],
-        &["-G", "128"],
         &["-lora", "16"],
         &["-qat"],
         &["-sq", "native"],
@@ -65,6 +61,43 @@ fn flags_that_are_not_built_say_so() {
         let e = pteron(dir.path(), &[&["export", "glass-en", "-o", "m.pte"], flags].concat()).fails(2);
         assert!(e.contains(flags[0].split('=').next().unwrap()) && e.contains("not built yet"), "{e}");
         assert!(!dir.path().join("m.pte").exists());
+    }
+}
+
+#[test]
+fn schemes_are_explained_field_by_field() {
+    let dir = with_glass();
+    let text = pteron(dir.path(), &["explain-scheme", "qnn_8a8w", "--quant-compat", "et0.5"]).ok();
+    for line in [
+        "qnn_8a8w (qnn, numbers of et0.5)",
+        "[per_channel] conv1d",
+        "    observer           PerChannelMinMaxObserver",
+        "    eps                2^-12",
+        "    quant_min          -127",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    let json = pteron(dir.path(), &["explain-scheme", "qnn_16a4w", "--json"]).json();
+    let rule = &json["rules"][0];
+    assert_eq!(json["quant_compat"], "et1.5");
+    assert_eq!((&rule["name"], &rule["weight"]["quant_max"]), (&"per_channel".into(), &7.into()));
+    assert!((rule["input_activation"]["eps"].as_f64().unwrap() * 65535.0 - 0.0001).abs() < 1e-18);
+    assert_eq!(json["custom_annotations"][0], "custom_annotate_llama_matmul_16a8w");
+    let list = pteron(dir.path(), &["explain-scheme"]).ok();
+    assert!(list.contains("coreml_baseline_8a_c4w") && list.contains("(not implemented)"), "{list}");
+    assert!(pteron(dir.path(), &["explain-scheme", "--json"]).json().as_array().unwrap().len() > 20);
+    let two = pteron(dir.path(), &["explain-scheme", "xnnpack_dynamic,embedding", "--json"]).json();
+    assert_eq!(two[1]["rules"][0]["weight"]["qscheme"], "per_channel_affine_float_qparams");
+    for (args, said) in [
+        (&["qnn_8a8"][..], "did you mean qnn_8a8w"),
+        (&["nothing_like_it"], "there is no quantization scheme"),
+        (&["openvino_4wo"], "not implemented here"),
+        (&["qnn_16a4w_block", "--quant-compat", "et0.5"], "not in ExecuTorch 0.5"),
+        (&["qnn_8a8w", "--quant-compat", "et9"], "expected et0.5 or et1.5"),
+        (&["xnnpack_dynamic,xnnpack_dynamic_qc4"], "both quantize linears"),
+    ] {
+        let e = pteron(dir.path(), &[&["explain-scheme"], args].concat()).fails(2);
+        assert!(e.contains(said), "{args:?}: {e}");
     }
 }
 
@@ -276,4 +309,22 @@ fn a_reader_that_goes_away_is_no_error() {
     drop(child.stdout.take());
     let out = child.wait_with_output().unwrap();
     assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
+}
+
+#[test]
+fn layers_are_listed_as_people_count() {
+    use pteron::checkpoint::{SafetensorsWriter, TensorSpec};
+    use pteron::tensor::DType;
+    let dir = tempfile::tempdir().unwrap();
+    let names: Vec<String> = [10, 2, 0, 11, 1].map(|i| format!("layers.{i}.weight")).to_vec();
+    let specs: Vec<TensorSpec> = names.iter().map(|n| TensorSpec::new(n, DType::U8, &[1])).collect();
+    let mut writer = SafetensorsWriter::create(dir.path().join("w.safetensors"), &specs, &[]).unwrap();
+    for _ in &names {
+        writer.write(&[0]).unwrap();
+    }
+    writer.finish().unwrap();
+    let out = pteron(dir.path(), &["inspect", "w.safetensors"]).ok();
+    let listed: Vec<&str> = out.lines().filter_map(|l| l.trim().strip_suffix(": u8[1], 1 B")).collect();
+    let expected = [0, 1, 2, 10, 11].map(|i| format!("layers.{i}.weight"));
+    assert_eq!(listed, expected, "{out}");
 }

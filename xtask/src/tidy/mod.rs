@@ -5,6 +5,7 @@ mod layers;
 mod manifest;
 mod mask;
 mod text;
+mod writes;
 
 use std::fs;
 use std::path::Path;
@@ -65,6 +66,7 @@ fn check_file(root: &Path, path: &str, problems: &mut Vec<String>) -> Result<()>
     text::check(path, content, problems);
     if path.ends_with(".rs") {
         text::check_rust(path, content, problems);
+        writes::check(path, content, problems);
     }
     Ok(())
 }

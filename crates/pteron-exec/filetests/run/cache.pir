@@ -12,4 +12,4 @@ module "cache" {
 ; ---
 ; call 0: f32[1, 4, 1, 1] = [1.0000, 2.0000, 0.0000, 0.0000]
 ; call 1: f32[1, 4, 1, 1] = [1.0000, 2.0000, 3.0000, 0.0000]
-; call 2: error: method `forward`, node #1 llama::update_cache: 2 rows at start_pos 3 leave a cache of 4 rows
+; call 2: error: method `forward`, node #1 llama::update_cache: 2 rows at start_pos 3 leave a cache of 4 rows; in this call input 1 `pos` is 3

@@ -1,5 +1,7 @@
 //! Arguments of a kernel call.
 
+use pteron_tensor::DType;
+
 use super::{Operand, Scalar, SmallVec, View};
 
 /// An argument with its value in this call.
@@ -11,8 +13,8 @@ pub(crate) enum Resolved<'a> {
     Tensor(View<'a>),
     Scalar(Scalar),
     Str(&'a str),
-    /// An element type: the output's own dtype says the same.
-    DType,
+    /// An element type; of a result, that result's own says the same.
+    DType(DType),
     Ints(SmallVec<[i64; 6]>),
     Floats(&'a [f64]),
     Tensors(SmallVec<[Option<View<'a>>; 4]>),
@@ -135,6 +137,13 @@ impl<'a> Args<'a, '_> {
             Resolved::None => Ok(None),
             Resolved::Floats(f) => Ok(Some(f)),
             _ => wrong(i, "a list of floats"),
+        }
+    }
+
+    pub(super) fn dtype(&self, i: usize) -> Result<DType, String> {
+        match self.get(i) {
+            Resolved::DType(d) => Ok(*d),
+            _ => wrong(i, "an element type"),
         }
     }
 

@@ -1,14 +1,18 @@
 //! From operators to kernels.
 
 mod args;
+mod quant;
 
 use pteron_ir::{Level, Op};
 use pteron_kernels::attention::SdpaOptions;
 use pteron_kernels::elementwise::{self as ew, Gelu, Operand, RoundingMode};
 use pteron_kernels::nn::{self, ConvParams, RopeStyle};
+use pteron_kernels::quant::QuantSemantics;
 use pteron_kernels::{Context, KernelError, attention, index, matmul, reduce, shape_ops};
 use pteron_tensor::{Scalar, View, ViewMut};
 use smallvec::SmallVec;
+
+use crate::fuse::Fused;
 
 use args::Args;
 pub(crate) use args::Resolved;
@@ -40,7 +44,13 @@ fn text(e: KernelError) -> String {
 
 /// Runs the kernel of `op`. Arguments are in the order of the schema's inputs; `outs` are the node's outputs, of which the
 /// new version of a mutated argument is that argument's own memory.
-pub(crate) fn call(ctx: &Context, op: Op, args: &[Resolved<'_>], outs: Outs<'_>) -> Result<(), String> {
+pub(crate) fn call(
+    ctx: &Context,
+    semantics: QuantSemantics,
+    op: Op,
+    args: &[Resolved<'_>],
+    outs: Outs<'_>,
+) -> Result<(), String> {
     let a = Args(args);
     let result = match op {
         Op::Add => ew::add(ctx, a.operand(0)?, a.operand(1)?, a.scalar(2)?, one(outs)?),
@@ -267,7 +277,24 @@ pub(crate) fn call(ctx: &Context, op: Op, args: &[Resolved<'_>], outs: Outs<'_>)
                 &mut out,
             )
         }
-        other => return Err(format!("{other} is not computed by a kernel")),
+        other => return quant::call(ctx, semantics, other, &a, outs),
+    };
+    result.map_err(text)
+}
+
+/// Runs the kernel of a group of nodes on its inputs.
+pub(crate) fn call_fused(
+    ctx: &Context,
+    what: &Fused,
+    inputs: &[View<'_>],
+    eps: f64,
+    out: ViewMut<'_>,
+) -> Result<(), String> {
+    let result = match (what, inputs) {
+        (Fused::RmsNorm { .. }, &[x, weight]) => nn::rms_norm(ctx, x, Some(weight), eps, out),
+        (Fused::Rope { .. }, &[x, cos, sin]) => nn::rope(ctx, x, cos, sin, RopeStyle::HalfSplit, out),
+        (Fused::SiluGate { .. }, &[x, gate]) => nn::silu_gate(ctx, x, gate, out),
+        _ => return Err(format!("{} inputs of a group", inputs.len())),
     };
     result.map_err(text)
 }

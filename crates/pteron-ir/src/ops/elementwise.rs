@@ -179,9 +179,12 @@ pub(crate) fn arange(ctx: &InferCtx<'_>) -> InferResult {
     let Some(count) = count else {
         return ctx.fail("start, end and step do not give a known number of elements");
     };
-    if count.min(ctx.symbols) < 0 {
-        return ctx.fail("end lies before start");
-    }
+    // Of sizes that are known within bounds only, some calls may fit: each is checked when it is made.
+    let count = match (count.min(ctx.symbols), count.max(ctx.symbols)) {
+        (_, ..0) => return ctx.fail("end lies before start"),
+        (..0, max) => SymInt::Unknown { min: 0, max },
+        _ => count,
+    };
     let any_float = [&start, &end, &step].iter().any(|s| matches!(s, ScalarArg::Float(_)));
     let dtype = ctx.optional_dtype(3)?.unwrap_or(if any_float { DType::F32 } else { DType::I64 });
     one(TensorType::new(dtype, [count]))

@@ -5,7 +5,7 @@ use pteron_tensor::DType;
 use crate::infer::{InferCtx, InferError, InferResult, one};
 use crate::types::{Dims, TensorType};
 
-fn require_index(ctx: &InferCtx<'_>, what: &str, t: &TensorType) -> Result<(), InferError> {
+pub(super) fn require_index(ctx: &InferCtx<'_>, what: &str, t: &TensorType) -> Result<(), InferError> {
     match t.dtype {
         DType::I64 | DType::I32 => Ok(()),
         other => ctx.fail(format!("{what} is {other}, expected i64 or i32")),

@@ -201,6 +201,20 @@ impl Emitter<'_> {
         Ok(v)
     }
 
+    /// Makes `results` the values that `old` gave, each by a copy.
+    pub(super) fn take_over_all(&mut self, old: NodeId, results: &[ValueId]) -> Result<(), InferError> {
+        for (k, &result) in results.iter().enumerate() {
+            let copy = self.call(Op::Clone, [result.into()])?;
+            let Some(&value) = self.g.nodes[old].outputs.get(k) else { continue };
+            let def = self.g.values[copy].def;
+            self.g.values[value].def = def;
+            if let Def::Node(n, _) = def {
+                self.g.nodes[n].outputs[0] = value;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes `result`, an output of the last node made, the value that `old` gave.
     pub(super) fn take_over(&mut self, old: NodeId, result: ValueId) -> Result<(), InferError> {
         let fresh = matches!(self.g.values[result].def, Def::Node(n, 0) if self.made.last() == Some(&n));

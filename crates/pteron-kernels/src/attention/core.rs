@@ -11,7 +11,7 @@ use pteron_tensor::B8;
 use crate::Context;
 use crate::matmul::gemm::Rounded;
 use crate::operand::SharedMut;
-use crate::simd::{Kernels, MatrixElement, NnArgs, NtArgs};
+use crate::simd::{DotArgs, Kernels, MatrixElement, NnArgs, NtArgs, PanelLine};
 
 /// Keys in a block.
 const KV_BLOCK: usize = 128;
@@ -142,24 +142,36 @@ pub(super) struct Inputs<'a, T> {
 }
 
 /// Buffers of one piece.
-struct Scratch {
+struct Scratch<T> {
+    /// The tile's queries in f32, or
     q: Vec<f32>,
+    /// in their own type, where there is a kernel for that.
+    narrow: Vec<T>,
+    panel: Vec<PanelLine>,
     scores: Vec<f32>,
     part: Vec<f32>,
 }
 
-impl Scratch {
-    /// With the tile's queries in f32.
-    fn of<T: MatrixElement>(p: &Problem<'_>, q: &Rows<'_, T>, t: Tile) -> Scratch {
+impl<T: MatrixElement> Scratch<T> {
+    /// With the tile's queries.
+    fn of(kernels: &Kernels, p: &Problem<'_>, q: &Rows<'_, T>, t: Tile) -> Scratch<T> {
         let rows = p.group() * t.count;
-        let mut wide = Vec::with_capacity(rows * p.width);
+        let own = T::own(kernels).is_some();
+        let mut wide = Vec::with_capacity(if own { 0 } else { rows * p.width });
+        let mut narrow = Vec::with_capacity(if own { rows * p.width } else { 0 });
         for g in 0..p.group() {
             for i in 0..t.count {
                 let at = t.batch * q.batch + (t.kv_head * p.group() + g) * q.head + (t.first + i) * q.pos;
-                wide.extend(q.data[at..at + p.width].iter().map(|x| x.widen()));
+                let row = &q.data[at..at + p.width];
+                if own {
+                    narrow.extend_from_slice(row);
+                } else {
+                    wide.extend(row.iter().map(|x| x.widen()));
+                }
             }
         }
-        Scratch { q: wide, scores: vec![0.0; rows * KV_BLOCK], part: vec![0.0; rows * p.value_width] }
+        let (scores, part) = (vec![0.0; rows * KV_BLOCK], vec![0.0; rows * p.value_width]);
+        Scratch { q: wide, narrow, panel: Vec::new(), scores, part }
     }
 }
 
@@ -200,7 +212,7 @@ fn block<T: MatrixElement>(
     x: &Inputs<'_, T>,
     t: Tile,
     j0: usize,
-    scratch: &mut Scratch,
+    scratch: &mut Scratch<T>,
     state: &mut State,
 ) {
     let (group, width) = (p.group(), p.value_width);
@@ -208,19 +220,20 @@ fn block<T: MatrixElement>(
     let n = (j0 + KV_BLOCK).min(p.visible(t.first + t.count - 1).1) - j0;
     let k = &x.k.data[t.batch * x.k.batch + t.kv_head * x.k.head + j0 * x.k.pos..];
     // SAFETY: `run` checked that the keys `0..p.keys` of every head lie inside the data, and `j0 + n <= p.keys`; the scratch
-    // buffers have `rows` rows of `p.width` and of KV_BLOCK elements, and belong to this piece.
+    // buffers have `rows` rows of `p.width` (those of the queries that are used) and of KV_BLOCK elements, and belong to this
+    // piece.
     unsafe {
-        (T::nt(kernels))(NtArgs {
-            x: scratch.q.as_ptr(),
-            ldx: p.width,
-            w: k.as_ptr(),
-            ldw: x.k.pos,
-            out: scratch.scores.as_mut_ptr(),
-            ldo: KV_BLOCK,
-            m: rows,
-            n,
-            k: p.width,
-        });
+        let (ldx, w, ldw, out, ldo) = (p.width, k.as_ptr(), x.k.pos, scratch.scores.as_mut_ptr(), KV_BLOCK);
+        match T::own(kernels) {
+            Some(dot) => {
+                let q = scratch.narrow.as_ptr();
+                dot(DotArgs { x: q, ldx, w, ldw, out, ldo, m: rows, n, k: p.width }, &mut scratch.panel);
+            }
+            None => {
+                let q = scratch.q.as_ptr();
+                (T::nt(kernels))(NtArgs { x: q, ldx, w, ldw, out, ldo, m: rows, n, k: p.width });
+            }
+        }
     }
     let mut sums = [(0.0f32, 0.0f32); TILE_ROWS];
     let mut many = Vec::new();
@@ -342,7 +355,7 @@ pub(super) fn run<T: MatrixElement + Rounded>(
             let Some(b) = blocks(p, t).nth(piece % widest) else { return };
             // SAFETY: one slot a piece.
             let state = unsafe { &mut *slots.at(piece) };
-            block(kernels, p, x, t, b * KV_BLOCK, &mut Scratch::of(p, &x.q, t), state);
+            block(kernels, p, x, t, b * KV_BLOCK, &mut Scratch::of(kernels, p, &x.q, t), state);
         });
         for (i, parts) in parts.chunks(widest).enumerate() {
             let t = tile(i);
@@ -359,7 +372,7 @@ pub(super) fn run<T: MatrixElement + Rounded>(
     }
     ctx.pool().run(count, &|i| {
         let t = tile(i);
-        let mut scratch = Scratch::of(p, &x.q, t);
+        let mut scratch = Scratch::of(kernels, p, &x.q, t);
         let mut state = State::new(p.group() * t.count, p.value_width);
         for b in blocks(p, t) {
             block(kernels, p, x, t, b * KV_BLOCK, &mut scratch, &mut state);

@@ -8,7 +8,7 @@ use crate::shape_ops::engine::{Plan, check_dtype, dim_of, load_indices};
 use crate::{Context, KernelError, KernelResult};
 
 /// The entries of an `i64` or `i32` tensor, all in `0..size`.
-pub(super) fn row_indices(
+pub(crate) fn row_indices(
     op: &'static str,
     indices: &View<'_>,
     size: usize,

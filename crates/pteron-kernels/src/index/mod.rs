@@ -12,4 +12,5 @@ mod lookup;
 
 pub use advanced::{index, index_put, index_put_inplace};
 pub use cache::{index_copy, index_copy_inplace, update_cache, update_cache_with_indices};
+pub(crate) use lookup::row_indices;
 pub use lookup::{embedding, gather, index_select};

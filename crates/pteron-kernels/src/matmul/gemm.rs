@@ -1,18 +1,21 @@
 //! Splits a batch of matrix products into pieces for the threads and the caches, and finishes each piece: bias, sum with
 //! another matrix, rounding to the output's type.
 
+use std::cell::RefCell;
+
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use pteron_tensor::Element;
 
 use crate::Context;
 use crate::operand::SharedMut;
-use crate::simd::{MatrixElement, NnArgs, NtArgs};
+use crate::simd::{DotArgs, DotFn, MatrixElement, NnArgs, NtArgs, PanelLine};
 
 /// Elements of the right-hand block that one piece keeps in the second-level cache while rows go by.
 const PANEL: usize = 96 * 1024;
-/// Elements of the right-hand matrix that one piece streams where few rows use them.
-const STREAM: usize = 64 * 1024;
+/// Elements of the right-hand matrix that one piece streams where few rows use them: small against a layer, so that threads
+/// end together.
+const STREAM: usize = 16 * 1024;
 /// Rows in a piece.
 const ROWS: usize = 96;
 /// Products below which waking another thread costs more than it saves.
@@ -106,8 +109,28 @@ impl Rounded for f16 {
 
 impl Rounded for bf16 {
     fn round(sums: &[f32], out: &mut [bf16]) {
-        out.convert_from_f32_slice(sums);
+        crate::wide::round_bf16(sums, bytemuck::cast_slice_mut(out));
     }
+}
+
+thread_local! {
+    /// Sums of a piece before they are rounded, and the right-hand matrix as a tile reads it.
+    static SCRATCH: RefCell<(Vec<f32>, Vec<PanelLine>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+/// Calls `f` with memory of this thread: `len` sums, whatever they hold, and a panel. What a thread keeps is bounded by the
+/// pieces' sizes.
+fn with_scratch(len: usize, f: impl FnOnce(&mut [f32], &mut Vec<PanelLine>)) {
+    SCRATCH.with(|s| match s.try_borrow_mut() {
+        Ok(mut s) => {
+            let (sums, panel) = &mut *s;
+            if sums.len() < len {
+                sums.resize(len, 0.0);
+            }
+            f(&mut sums[..len], panel);
+        }
+        Err(_) => f(&mut vec![0.0; len], &mut Vec::new()),
+    });
 }
 
 /// Rows and columns of one piece: a function of the sizes alone.
@@ -164,55 +187,135 @@ pub(crate) fn run<W: MatrixElement, O: Rounded>(ctx: &Context, g: &Gemm<'_, W>, 
         let (pm, pn) = (mb.min(m - r0), nb.min(n - c0));
         let (a, b) = g.starts[batch];
         let first = (batch * m + r0) * n + c0;
-        let mut buffer = Vec::new();
-        let (sums, ldo) = if direct {
-            // SAFETY: `first` is an element of `out`, whose elements are f32.
-            (unsafe { place.at(first) }.cast::<f32>(), n)
-        } else {
-            buffer.resize(pm * pn, 0f32);
-            (buffer.as_mut_ptr(), pn)
-        };
-        // SAFETY: the block lies inside the operands (`fits` above holds for the whole matrices, of which it is a part), no
-        // other piece writes these rows and columns of `out`, and the context's kernels are those of this processor.
-        unsafe {
-            let at = g.a.as_ptr().wrapping_add(a + r0 * g.a_row);
-            match g.layout {
-                Layout::Transposed => {
-                    let w = g.b.as_ptr().wrapping_add(b + c0 * g.ldb);
-                    let args = NtArgs { x: at, ldx: g.a_row, w, ldw: g.ldb, out: sums, ldo, m: pm, n: pn, k };
-                    (W::nt(ctx.kernels()))(args);
-                }
-                Layout::Plain => {
-                    let b = g.b.as_ptr().wrapping_add(b + c0);
-                    let args = NnArgs {
-                        a: at,
-                        a_row: g.a_row,
-                        a_col: g.a_col,
-                        b,
-                        ldb: g.ldb,
-                        out: sums,
-                        ldo,
-                        m: pm,
-                        n: pn,
-                        k,
-                    };
-                    (W::nn(ctx.kernels()))(args);
+        let block = |sums: *mut f32, ldo: usize| {
+            // SAFETY: the block lies inside the operands (`fits` above holds for the whole matrices, of which it is a part), no
+            // other piece writes these rows and columns of `out`, and the context's kernels are those of this processor.
+            unsafe {
+                let at = g.a.as_ptr().wrapping_add(a + r0 * g.a_row);
+                match g.layout {
+                    Layout::Transposed => {
+                        let w = g.b.as_ptr().wrapping_add(b + c0 * g.ldb);
+                        let args = NtArgs { x: at, ldx: g.a_row, w, ldw: g.ldb, out: sums, ldo, m: pm, n: pn, k };
+                        (W::nt(ctx.kernels()))(args);
+                    }
+                    Layout::Plain => {
+                        let b = g.b.as_ptr().wrapping_add(b + c0);
+                        let args = NnArgs {
+                            a: at,
+                            a_row: g.a_row,
+                            a_col: g.a_col,
+                            b,
+                            ldb: g.ldb,
+                            out: sums,
+                            ldo,
+                            m: pm,
+                            n: pn,
+                            k,
+                        };
+                        (W::nn(ctx.kernels()))(args);
+                    }
                 }
             }
-        }
-        if direct && epilogue.is_empty() {
+        };
+        if direct {
+            // SAFETY: `first` is an element of `out`, whose elements are f32.
+            let sums = unsafe { place.at(first) }.cast::<f32>();
+            block(sums, n);
+            if !epilogue.is_empty() {
+                for r in 0..pm {
+                    // SAFETY: row `r` of the block just written, which no other piece touches.
+                    epilogue.apply(r0 + r, c0, unsafe { std::slice::from_raw_parts_mut(sums.add(r * n), pn) });
+                }
+            }
             return;
         }
-        for r in 0..pm {
-            // SAFETY: row `r` of the block just written, in `out` or in `buffer`; nothing else refers to it now.
-            let row = unsafe { std::slice::from_raw_parts_mut(sums.add(r * ldo), pn) };
-            epilogue.apply(r0 + r, c0, row);
-            if !direct {
+        with_scratch(pm * pn, |sums, _| {
+            block(sums.as_mut_ptr(), pn);
+            for (r, row) in sums.chunks_exact_mut(pn.max(1)).enumerate() {
+                epilogue.apply(r0 + r, c0, row);
                 // SAFETY: row `r` of this piece's block of `out`, which no other piece touches.
                 let target = unsafe { std::slice::from_raw_parts_mut(place.at(first + r * n), pn) };
                 O::round(row, target);
             }
-        }
+        });
+    });
+}
+
+/// A product of bf16 by bf16: `m` rows of `x` by `n` rows of `w`, all of `k` contiguous elements.
+pub(crate) struct Dot<'a> {
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) x: &'a [bf16],
+    /// Distance between the rows of `x`.
+    pub(crate) ldx: usize,
+    pub(crate) w: &'a [bf16],
+    /// Distance between the rows of `w`.
+    pub(crate) ldw: usize,
+}
+
+/// Rows and columns of one piece of a [`Dot`]: a function of the sizes alone.
+fn dot_piece(m: usize, n: usize, k: usize) -> (usize, usize) {
+    /// Rows that share the laying out of a panel.
+    const MOST_ROWS: usize = 258;
+    /// Columns of a piece, whole tiles of 16.
+    const COLUMNS: usize = 64;
+    if m.saturating_mul(n).saturating_mul(k) <= SMALL {
+        return (m, n);
+    }
+    if m <= 6 {
+        return (m, (STREAM / k.max(1)).max(1).next_multiple_of(16));
+    }
+    (m.div_ceil(m.div_ceil(MOST_ROWS)).next_multiple_of(6), COLUMNS)
+}
+
+/// Computes a product by `kernel` into `out`, row-major `[m, n]`.
+///
+/// # Panics
+/// As [`run`].
+pub(crate) fn run_dot<O: Rounded>(
+    ctx: &Context,
+    kernel: DotFn<bf16>,
+    g: &Dot<'_>,
+    epilogue: Epilogue<'_>,
+    out: &mut [O],
+) {
+    let (m, n, k) = (g.m, g.n, g.k);
+    let fits = m.checked_mul(n) == Some(out.len())
+        && inside(g.x.len(), 0, m, g.ldx, k, 1)
+        && inside(g.w.len(), 0, n, g.ldw, k, 1);
+    assert!(fits, "a matrix product's operands lie inside their memory");
+    if out.is_empty() {
+        return;
+    }
+    let (mb, nb) = dot_piece(m, n, k);
+    let rows = m.div_ceil(mb);
+    let place = SharedMut::new(out);
+    ctx.pool().run(rows * n.div_ceil(nb), &|i| {
+        let (c0, r0) = (i / rows * nb, i % rows * mb);
+        let (pm, pn) = (mb.min(m - r0), nb.min(n - c0));
+        with_scratch(pm * pn, |sums, panel| {
+            let args = DotArgs {
+                x: g.x.as_ptr().wrapping_add(r0 * g.ldx),
+                ldx: g.ldx,
+                w: g.w.as_ptr().wrapping_add(c0 * g.ldw),
+                ldw: g.ldw,
+                out: sums.as_mut_ptr(),
+                ldo: pn,
+                m: pm,
+                n: pn,
+                k,
+            };
+            // SAFETY: the block is a part of the matrices, which lie inside their slices (`fits`); `sums` has `pm` rows of
+            // `pn`; the kernel is one of the context's, which this processor executes.
+            unsafe { kernel(args, panel) };
+            for (r, row) in sums.chunks_exact_mut(pn.max(1)).enumerate() {
+                epilogue.apply(r0 + r, c0, row);
+                // SAFETY: row `r` of this piece's block of `out`, which no other piece touches.
+                let target = unsafe { std::slice::from_raw_parts_mut(place.at((r0 + r) * n + c0), pn) };
+                O::round(row, target);
+            }
+        });
     });
 }
 
@@ -230,6 +333,17 @@ mod tests {
                 assert!(mb > 0 && nb > 0, "{m} {n} {k}");
                 assert!(m <= 6 || m * n * k <= SMALL || mb <= ROWS, "{m} {n} {k}");
             }
+        }
+    }
+
+    #[test]
+    fn pieces_of_pairs_cover() {
+        for (m, n, k) in
+            [(1, 49152, 576), (512, 192, 576), (259, 1536, 576), (7, 3, 100_000), (97, 1, 0), (2, 9, 1 << 40)]
+        {
+            let (mb, nb) = dot_piece(m, n, k);
+            assert!(mb > 0 && nb > 0, "{m} {n} {k}");
+            assert!(m <= 6 || m * n * k <= SMALL || mb <= 258, "{m} {n} {k}");
         }
     }
 

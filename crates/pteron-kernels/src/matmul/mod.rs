@@ -7,6 +7,10 @@
 //! Each element of a result is the same whatever the number of rows, their position and the number of threads: a row
 //! computed alone equals that row computed among others bit for bit. It does depend on how the right-hand operand lies in
 //! memory and on the instruction set, within the tolerance of a reassociated sum.
+//!
+//! Where the processor multiplies pairs of bf16 (AVX512-BF16), a linear layer of bf16 uses that. It rounds after each
+//! addition, takes subnormal numbers as 0, and adds in the order that `simd/dot.rs` says: still f32 sums of exact products,
+//! rounded to bf16 once.
 
 mod exact;
 pub(crate) mod gemm;
@@ -17,10 +21,10 @@ use half::{bf16, f16};
 use pteron_tensor::{DType, Scalar, Shape, View, ViewMut};
 
 use crate::operand::{Operand, write_row_major};
-use crate::simd::MatrixElement;
+use crate::simd::{DotFn, MatrixElement};
 use crate::{Context, KernelError, KernelResult};
 use exact::{Matrix, Ring};
-use gemm::{Blend, Epilogue, Gemm, Layout, Rounded};
+use gemm::{Blend, Dot, Epilogue, Gemm, Layout, Rounded};
 
 fn check(op: &'static str, ok: bool, reason: impl FnOnce() -> String) -> KernelResult {
     if ok { Ok(()) } else { Err(KernelError::new(op, reason())) }
@@ -89,6 +93,14 @@ pub fn linear(
         let bias: Option<Vec<f32>> =
             bias.map(|b| (0..n).map(|i| b.data[i * b.strides.first().copied().unwrap_or(1)]).collect());
         let epilogue = Epilogue { bias: bias.as_deref(), blend: None };
+        let pairs = [x.dtype(), weight.dtype(), out.dtype()] == [DType::BF16; 3];
+        if let Some(kernel) = ctx.kernels().dot()
+            && pairs
+            && (weight.strides()[1] == 1 || k <= 1)
+        {
+            return dot_linear(ctx, kernel, &x, (row, col), weight, [m, n, k], epilogue, out)
+                .ok_or_else(|| KernelError::new(OP, "operands whose elements do not lie in their memory".to_owned()));
+        }
         // The operand's strides may be those of a copy: only f32 is used in place.
         let (row, col) = if x.dtype() == DType::F32 { (row, col) } else { (k, 1) };
         let a = widened_rows(OP, &x, row, col, k)?;
@@ -107,6 +119,30 @@ pub fn linear(
     }
     exact!(F64: f64, I64: i64, I32: i32, I16: i16, U16: u16, I8: i8, U8: u8)
         .ok_or_else(|| KernelError::new(OP, format!("no kernel for {}", x.dtype())))
+}
+
+/// [`linear`] of bf16 by pairs: no operand is widened. Elements that are not aligned, and rows that are not contiguous, are
+/// copied.
+fn dot_linear(
+    ctx: &Context,
+    kernel: DotFn<bf16>,
+    x: &View<'_>,
+    (row, col): (usize, usize),
+    weight: &View<'_>,
+    [m, n, k]: [usize; 3],
+    epilogue: Epilogue<'_>,
+    out: &mut ViewMut<'_>,
+) -> Option<()> {
+    let (x, ldx): (Cow<'_, [bf16]>, usize) = match x.as_strided::<bf16>() {
+        Some(all) if col == 1 => (Cow::Borrowed(all), row),
+        _ => (Operand::<bf16>::copied(x)?.data, k),
+    };
+    let (w, ldw): (Cow<'_, [bf16]>, usize) = match weight.as_strided::<bf16>() {
+        Some(all) => (Cow::Borrowed(all), weight.strides()[0]),
+        None => (Operand::<bf16>::copied(weight)?.data, k),
+    };
+    let g = Dot { m, n, k, x: &x, ldx, w: &w, ldw };
+    write_row_major::<bf16, _>(out, |all| gemm::run_dot(ctx, kernel, &g, epilogue, all))
 }
 
 fn exact_linear<T: Ring>(

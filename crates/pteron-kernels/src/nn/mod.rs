@@ -6,11 +6,13 @@
 //! All functions give a [`KernelError`](crate::KernelError) for sizes or dtypes that do not fit.
 
 mod conv;
+mod gate;
 mod norm;
 mod rope;
 mod upsample;
 
 pub use conv::{ConvParams, convolution};
+pub use gate::silu_gate;
 pub use norm::{native_layer_norm, rms_norm};
 pub use rope::{RopeStyle, rope};
 pub use upsample::upsample_nearest2d;

@@ -115,6 +115,10 @@ impl Lanes for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
+    unsafe fn prefetch_far(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize, fill: f32) -> __m512 {
         unsafe { _mm512_mask_loadu_ps(_mm512_set1_ps(fill), mask(n), p) }
     }

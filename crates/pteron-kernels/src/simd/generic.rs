@@ -12,12 +12,13 @@ const K_BLOCK: usize = 768;
 /// Columns of a tile where one row is multiplied: enough sums in flight to keep up with the second-level cache, few enough
 /// streams for the processor's own prefetching.
 const GEMV_COLUMNS: usize = 4;
-/// How far ahead cache lines are asked for where memory is the limit, in bytes: at least this in order,
-const PREFETCH_BYTES: usize = 8192;
-/// and this in each of several long rows.
+/// How far beyond the tile at hand cache lines are asked for where memory is the limit, in bytes: in the order in which they
+/// lie,
+const PREFETCH_BYTES: usize = 4096;
+/// and this in each of several rows that are very long.
 const PREFETCH_ROW: usize = 1024;
-/// Size up to which a tile waits for its turn in the first-level cache.
-const PREFETCH_TILE: usize = 12 * 1024;
+/// Size up to which a tile waits for its turn in the second-level cache.
+const PREFETCH_TILE: usize = 128 * 1024;
 
 #[inline(always)]
 unsafe fn nt_tile<S: Lanes, W: Weight, const R: usize, const C: usize>(
@@ -36,7 +37,7 @@ unsafe fn nt_tile<S: Lanes, W: Weight, const R: usize, const C: usize>(
         // which the processor recognizes as one stream; long ones each further on.
         let tile = C * ldw * size_of::<W>();
         let in_order = tile <= PREFETCH_TILE;
-        let mut next = w.cast::<u8>().wrapping_add(tile.max(PREFETCH_BYTES));
+        let mut next = w.cast::<u8>().wrapping_add(tile + PREFETCH_BYTES);
         let mut i = 0;
         while i < whole {
             let mut xv = [S::splat(0.0); R];
@@ -47,7 +48,10 @@ unsafe fn nt_tile<S: Lanes, W: Weight, const R: usize, const C: usize>(
                 let row = w.add(c * ldw + i);
                 if R == 1 {
                     if in_order {
-                        S::prefetch(next);
+                        // Once a cache line, where a register takes half of it.
+                        if (c * S::N * size_of::<W>()).is_multiple_of(64) {
+                            S::prefetch_far(next);
+                        }
                         next = next.wrapping_add(S::N * size_of::<W>());
                     } else {
                         S::prefetch(row.cast::<u8>().wrapping_add(PREFETCH_ROW));
@@ -498,19 +502,26 @@ pub(super) unsafe fn fma_chains<S: Lanes>(rounds: usize) -> f32 {
     }
 }
 
-/// Reads every element once, for measuring.
+/// Reads every element once, in `STREAMS` parts side by side, for measuring. With `AHEAD`, cache lines are asked for that
+/// many bytes before they are read.
 #[inline(always)]
-pub(super) unsafe fn read_all<S: Lanes>(data: &[f32]) -> f32 {
-    let p = data.as_ptr();
+pub(super) unsafe fn read_all<S: Lanes, const STREAMS: usize, const AHEAD: usize>(data: &[f32]) -> f32 {
     let step = 8 * S::N;
+    let part = data.len() / STREAMS;
     // SAFETY: the positions are below the length; the processor has the instructions by the caller's word.
     unsafe {
         let mut acc = [S::splat(0.0); 8];
         let mut i = 0;
-        while i + step <= data.len() {
-            S::prefetch(p.add(i).cast::<u8>().wrapping_add(PREFETCH_BYTES));
-            for (c, v) in acc.iter_mut().enumerate() {
-                *v = S::add(*v, S::load(p.add(i + c * S::N)));
+        while i + step <= part {
+            for s in 0..STREAMS {
+                let p = data.as_ptr().add(s * part + i);
+                for (c, v) in acc.iter_mut().enumerate() {
+                    let at = p.add(c * S::N);
+                    if AHEAD > 0 {
+                        S::prefetch(at.cast::<u8>().wrapping_add(AHEAD));
+                    }
+                    *v = S::add(*v, S::load(at));
+                }
             }
             i += step;
         }
@@ -518,6 +529,9 @@ pub(super) unsafe fn read_all<S: Lanes>(data: &[f32]) -> f32 {
         for v in &acc[1..] {
             total = S::add(total, *v);
         }
-        S::sum(total)
+        let rest = |s: usize| {
+            (s * part + i..(s + 1) * part).chain(STREAMS * part..if s + 1 == STREAMS { data.len() } else { 0 })
+        };
+        S::sum(total) + (0..STREAMS).flat_map(rest).map(|at| data[at]).sum::<f32>()
     }
 }

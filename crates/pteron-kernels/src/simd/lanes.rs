@@ -51,6 +51,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn sum4(v: [Self::V; 4]) -> [f32; 4];
     /// Asks for the cache line of `p`, which may lie anywhere.
     unsafe fn prefetch(p: *const u8);
+    /// The same, into the second-level cache: what is needed much later waits there, and more of it can be on its way.
+    unsafe fn prefetch_far(p: *const u8);
 
     /// The first `n < N` elements, the other lanes `fill`.
     #[inline(always)]

@@ -8,6 +8,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod dot;
 mod generic;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
@@ -21,7 +23,7 @@ use std::str::FromStr;
 use half::{bf16, f16};
 
 pub(crate) use lanes::Weight;
-pub use probe::{fma_chains, lanes, read_all};
+pub use probe::{READ_PATTERNS, dot_chains, fma_chains, lanes, read_all};
 
 /// An instruction set that kernels are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,13 +34,15 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// [`Isa::Avx512`] with AVX512-BF16, which multiplies pairs of bf16.
+    Avx512Bf16,
     /// AArch64 with NEON.
     Neon,
 }
 
 impl Isa {
     /// Every instruction set, the scalar one first.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon];
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Neon];
 
     /// True if this processor executes it and this build has kernels for it.
     pub fn is_supported_here(self) -> bool {
@@ -56,10 +60,12 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => Isa::Avx512.is_supported_here() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => false,
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => false,
             #[cfg(not(target_arch = "aarch64"))]
             Isa::Neon => false,
         }
@@ -71,8 +77,14 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
             Isa::Neon => "neon",
         }
+    }
+
+    /// True if kernels of this set may call those of `other`, because it has all of its instructions.
+    fn includes(self, other: Isa) -> bool {
+        self == other || (self == Isa::Avx512Bf16 && other == Isa::Avx512)
     }
 }
 
@@ -84,7 +96,7 @@ impl fmt::Display for Isa {
 
 /// A name that is no instruction set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown instruction set `{0}`: known are scalar, avx2, avx512 and neon")]
+#[error("unknown instruction set `{0}`: known are scalar, avx2, avx512, avx512bf16 and neon")]
 pub struct UnknownIsa(pub String);
 
 impl FromStr for Isa {
@@ -130,6 +142,31 @@ pub(crate) struct NnArgs<W> {
     pub(crate) k: usize,
 }
 
+/// A block `out[m, n] = Σ_k x[m, k]·w[n, k]` of operands of one type, both row-major with their own distance between rows.
+///
+/// Whoever calls a kernel with it vouches for the elements as in [`NtArgs`].
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "no kernel of this architecture reads it"))]
+pub(crate) struct DotArgs<W> {
+    pub(crate) x: *const W,
+    pub(crate) ldx: usize,
+    pub(crate) w: *const W,
+    pub(crate) ldw: usize,
+    pub(crate) out: *mut f32,
+    pub(crate) ldo: usize,
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+}
+
+/// A cache line of a right-hand matrix that is laid out for a tile.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+pub(crate) struct PanelLine([bf16; 32]);
+
+/// A kernel for [`DotArgs`] with the memory that it lays the right-hand matrix out in.
+pub(crate) type DotFn<W> = unsafe fn(DotArgs<W>, &mut Vec<PanelLine>);
+
 type NtFn<W> = unsafe fn(NtArgs<W>);
 type NnFn<W> = unsafe fn(NnArgs<W>);
 
@@ -167,7 +204,7 @@ type MapFn = unsafe fn(Function, &[f32], &mut [f32]);
 #[derive(Clone, Copy)]
 struct ProbeFns {
     fma_chains: unsafe fn(usize) -> f32,
-    read_all: unsafe fn(&[f32]) -> f32,
+    read_all: [unsafe fn(&[f32]) -> f32; READ_PATTERNS],
     lanes: usize,
 }
 
@@ -182,7 +219,19 @@ enum Run {
     Exp(ExpFns),
     Map(MapFn),
     Probe(ProbeFns),
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "no variant of this architecture has it"))]
+    Dot(DotFns),
 }
+
+/// Products of bf16 operands, and the loop that measures their instruction.
+#[derive(Clone, Copy)]
+struct DotFns {
+    dot: DotFn<bf16>,
+    chains: unsafe fn(usize) -> f32,
+}
+
+/// Multiply-adds of one vector of [`DotFns::chains`].
+const DOT_LANES: usize = 32;
 
 struct Kernel {
     op: &'static str,
@@ -242,9 +291,24 @@ macro_rules! variants {
                 unsafe { generic::fma_chains::<$lanes>(rounds) }
             }
             #[target_feature(enable = $features)]
-            unsafe fn read_all(data: &[f32]) -> f32 {
+            unsafe fn read_one(data: &[f32]) -> f32 {
                 // SAFETY: the features are those of this function.
-                unsafe { generic::read_all::<$lanes>(data) }
+                unsafe { generic::read_all::<$lanes, 1, 0>(data) }
+            }
+            #[target_feature(enable = $features)]
+            unsafe fn read_ahead(data: &[f32]) -> f32 {
+                // SAFETY: the features are those of this function.
+                unsafe { generic::read_all::<$lanes, 1, 8192>(data) }
+            }
+            #[target_feature(enable = $features)]
+            unsafe fn read_two(data: &[f32]) -> f32 {
+                // SAFETY: the features are those of this function.
+                unsafe { generic::read_all::<$lanes, 2, 0>(data) }
+            }
+            #[target_feature(enable = $features)]
+            unsafe fn read_four(data: &[f32]) -> f32 {
+                // SAFETY: the features are those of this function.
+                unsafe { generic::read_all::<$lanes, 4, 0>(data) }
             }
 
             pub(super) static TABLE: [Kernel; 9] = {
@@ -279,7 +343,11 @@ macro_rules! variants {
                     line(
                         "probe",
                         concat!(stringify!($module), " probe"),
-                        Run::Probe(ProbeFns { fma_chains, read_all, lanes: <$lanes as lanes::Lanes>::N }),
+                        Run::Probe(ProbeFns {
+                            fma_chains,
+                            read_all: [read_one, read_ahead, read_two, read_four],
+                            lanes: <$lanes as lanes::Lanes>::N,
+                        }),
                     ),
                 ]
             };
@@ -311,14 +379,30 @@ static SCALAR: [Kernel; 9] = {
             Run::Exp(ExpFns { in_place: scalar::exp_in_place, sub_sum: scalar::exp_sub_sum, max: scalar::row_max }),
         ),
         line("functions", Run::Map(scalar::map)),
-        line("probe", Run::Probe(ProbeFns { fma_chains: scalar::fma_chains, read_all: scalar::read_all, lanes: 1 })),
+        line(
+            "probe",
+            Run::Probe(ProbeFns {
+                fma_chains: scalar::fma_chains,
+                read_all: [scalar::read_all; READ_PATTERNS],
+                lanes: 1,
+            }),
+        ),
     ]
 };
+
+#[cfg(target_arch = "x86_64")]
+static AVX512_BF16: [Kernel; 1] = [Kernel {
+    op: "x·wᵀ, x and w bf16",
+    name: "vdpbf16ps 6x16",
+    isa: Isa::Avx512Bf16,
+    quality: 40,
+    run: Run::Dot(DotFns { dot: dot::dot, chains: dot::chains }),
+}];
 
 fn table() -> impl Iterator<Item = &'static Kernel> {
     let all = SCALAR.iter();
     #[cfg(target_arch = "x86_64")]
-    let all = all.chain(&avx2_kernels::TABLE).chain(&avx512_kernels::TABLE);
+    let all = all.chain(&avx2_kernels::TABLE).chain(&avx512_kernels::TABLE).chain(&AVX512_BF16);
     #[cfg(target_arch = "aarch64")]
     let all = all.chain(&neon_kernels::TABLE);
     all
@@ -377,6 +461,8 @@ pub(crate) struct Kernels {
     exp: ExpFns,
     map: MapFn,
     probe: ProbeFns,
+    /// `None` where no variant is allowed: the operands are widened then.
+    dot: Option<DotFns>,
 }
 
 impl fmt::Debug for Kernels {
@@ -393,7 +479,7 @@ impl Kernels {
 
     /// The variants of `isa`, if it is supported, and scalar ones for the rest.
     pub(crate) fn of(isa: Isa) -> Kernels {
-        Kernels::pick(|candidate| candidate == isa && isa.is_supported_here())
+        Kernels::pick(|candidate| isa.includes(candidate) && isa.is_supported_here())
     }
 
     fn pick(allowed: impl Fn(Isa) -> bool) -> Kernels {
@@ -407,7 +493,8 @@ impl Kernels {
             nn_bf16: scalar::nn::<bf16>,
             exp: ExpFns { in_place: scalar::exp_in_place, sub_sum: scalar::exp_sub_sum, max: scalar::row_max },
             map: scalar::map,
-            probe: ProbeFns { fma_chains: scalar::fma_chains, read_all: scalar::read_all, lanes: 1 },
+            probe: ProbeFns { fma_chains: scalar::fma_chains, read_all: [scalar::read_all; READ_PATTERNS], lanes: 1 },
+            dot: None,
         };
         let mut lines: Vec<&Kernel> = table().filter(|k| allowed(k.isa)).collect();
         lines.sort_by_key(|k| k.quality);
@@ -422,9 +509,15 @@ impl Kernels {
                 Run::Exp(f) => chosen.exp = f,
                 Run::Map(f) => chosen.map = f,
                 Run::Probe(f) => chosen.probe = f,
+                Run::Dot(f) => (chosen.dot, chosen.isa) = (Some(f), k.isa),
             }
         }
         chosen
+    }
+
+    /// The kernel for two bf16 operands, where there is one.
+    pub(crate) fn dot(&self) -> Option<DotFn<bf16>> {
+        self.dot.map(|d| d.dot)
     }
 
     /// `x = eˣ`.
@@ -458,10 +551,15 @@ pub(crate) trait MatrixElement: Weight {
     fn nt(k: &Kernels) -> NtFn<Self>;
     /// The kernel for rows of `b`.
     fn nn(k: &Kernels) -> NnFn<Self>;
+    /// The kernel for rows of `w` where the left-hand operand has this type as well, if there is one.
+    fn own(k: &Kernels) -> Option<DotFn<Self>> {
+        let _ = k;
+        None
+    }
 }
 
 macro_rules! matrix_element {
-    ($($t:ty: $nt:ident, $nn:ident;)*) => {
+    ($($t:ty: $nt:ident, $nn:ident $(, $own:ident)?;)*) => {
         $(impl MatrixElement for $t {
             fn nt(k: &Kernels) -> NtFn<$t> {
                 k.$nt
@@ -469,13 +567,16 @@ macro_rules! matrix_element {
             fn nn(k: &Kernels) -> NnFn<$t> {
                 k.$nn
             }
+            $(fn own(k: &Kernels) -> Option<DotFn<$t>> {
+                k.$own()
+            })?
         })*
     };
 }
 matrix_element! {
     f32: nt_f32, nn_f32;
     f16: nt_f16, nn_f16;
-    bf16: nt_bf16, nn_bf16;
+    bf16: nt_bf16, nn_bf16, dot;
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ fn expression_end(tail: &str, close: &str) -> usize {
 }
 
 /// Length of a raw block's content: up to its end tag.
-fn raw_length(after: &str) -> usize {
+pub(super) fn raw_length(after: &str) -> usize {
     let mut from = 0;
     while let Some(at) = after[from..].find("{%") {
         let start = from + at;

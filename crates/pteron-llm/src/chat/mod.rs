@@ -2,8 +2,9 @@
 //!
 //! Templates are Jinja programs that come with a model, so they are run with limits: [`MAX_TEMPLATE_BYTES`],
 //! [`MAX_INPUT_BYTES`], [`MAX_RECURSION`], and [`BASE_FUEL`] + [`FUEL_PER_INPUT_BYTE`] units of work (one unit is about one
-//! instruction or 64 bytes of data), which bounds time and memory. One gap is known: where the engine itself turns a list
-//! into text (`list ~ "text"`, a string filter given a list), it does not charge for elements that occur many times over.
+//! instruction or 64 bytes of data), which bounds time and memory. Lists and dictionaries have a limit of depth and pay for
+//! every look into them (see `own.rs`), so that a small value that holds itself many times over is bounded too. What is not
+//! charged is the comparison of two long texts, which the engine does byte by byte.
 //!
 //! As in `transformers`: `trim_blocks` and `lstrip_blocks` are on, loop controls exist, the methods of Python's strings and
 //! dictionaries work, `tojson` writes as Python's `json.dumps`, values print as in Python, `raise_exception` and
@@ -11,10 +12,12 @@
 
 mod date;
 mod generation;
+mod own;
 mod python;
 
 pub use date::DateTime;
 
+use self::own::Work;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, ErrorKind};
@@ -208,7 +211,11 @@ impl ChatTemplates {
                     ),
                 });
             }
-            env.add_template_owned(name.clone(), generation::rewrite(&source))
+            let counted = own::rewrite(&generation::rewrite(&source)).ok_or_else(|| ChatError::Syntax {
+                name: name.clone(),
+                message: "brackets are nested too deeply".to_owned(),
+            })?;
+            env.add_template_owned(name.clone(), counted)
                 .map_err(|e| ChatError::Syntax { name: name.clone(), message: describe(&e) })?;
             names.push(name);
         }
@@ -251,7 +258,12 @@ impl ChatTemplates {
                 "the template asks for today's date, and none was given",
             )),
         });
-        let rendered = env.get_template(name).and_then(|template| template.render(python::to_value(&context)));
+        let work = Work::new(limit);
+        own::install(&mut env, &work);
+        let rendered = env.get_template(name).and_then(|template| template.render(python::to_value(&context, &work)));
+        if work.is_spent() {
+            return Err(ChatError::OutOfFuel { name: name.to_owned(), limit });
+        }
         rendered.map_err(|error| {
             if let Some(refusal) = refusal(&error) {
                 ChatError::Refused { message: refusal }

@@ -1,38 +1,18 @@
 //! Values as Python shows them: `str`, `repr`, `json.dumps`.
 
-use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Value, ValueKind};
+use super::own::{self, MAX_VALUE_DEPTH, Work};
+use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State};
 use serde_json::Value as Json;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-/// The deepest value that is written out.
-const MAX_VALUE_DEPTH: usize = 64;
-
-/// A JSON object whose keys keep their order.
-#[derive(Debug)]
-struct OrderedMap(Vec<(Value, Value)>);
-
-impl Object for OrderedMap {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Map
-    }
-
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone())
-    }
-
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Values(self.0.iter().map(|(key, _)| key.clone()).collect())
-    }
-}
-
 /// A template value of a JSON value.
-pub(super) fn to_value(json: &Json) -> Value {
+pub(super) fn to_value(json: &Json, work: &Arc<Work>) -> Value {
     match json {
-        Json::Array(items) => items.iter().map(to_value).collect(),
+        Json::Array(items) => own::list(items.iter().map(|item| to_value(item, work)).collect(), work),
         Json::Object(map) => {
-            Value::from_object(OrderedMap(map.iter().map(|(k, v)| (Value::from(k.as_str()), to_value(v))).collect()))
+            own::dictionary(map.iter().map(|(k, v)| (Value::from(k.as_str()), to_value(v, work))).collect(), work)
         }
         Json::Null => Value::from(()),
         Json::Bool(flag) => Value::from(*flag),

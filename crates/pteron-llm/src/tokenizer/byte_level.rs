@@ -30,6 +30,16 @@ pub(super) fn byte_of(c: char) -> Option<u8> {
     }
 }
 
+/// The character of a byte.
+pub(super) fn char_of(byte: u8) -> char {
+    if is_visible(byte) {
+        return char::from(byte);
+    }
+    // Rising, so that the place in the table is the place in the alphabet.
+    let place = SHIFTED.binary_search(&byte).unwrap_or_default() as u32;
+    char::from_u32(0x100 + place).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
 /// Appends the bytes of a token. A token with a character outside the alphabet (an added token) stands for its own text.
 pub(super) fn push_bytes(piece: &str, out: &mut Vec<u8>) {
     let start = out.len();
@@ -56,6 +66,7 @@ mod tests {
             assert!(!std::mem::replace(&mut seen[usize::from(byte)], true));
         }
         assert!(seen.iter().all(|&s| s));
+        assert!((0..=255).all(|byte| byte_of(char_of(byte)) == Some(byte)));
         assert_eq!(byte_of('Ġ'), Some(b' '));
         assert_eq!(byte_of('Ċ'), Some(b'\n'));
         assert_eq!(byte_of('▁'), None);

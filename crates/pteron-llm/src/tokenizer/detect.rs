@@ -1,7 +1,7 @@
 //! Which kind of tokenizer some bytes are.
 
 use super::TokenizerError;
-use super::validate::{self, TOKENIZER_JSON};
+use super::validate::{self, MAX_PIECE_BYTES, TOKENIZER_JSON};
 use std::fmt;
 
 /// Kinds of tokenizer files, told apart by content.
@@ -57,11 +57,26 @@ pub fn detect(bytes: &[u8]) -> Result<TokenizerKind, TokenizerError> {
         Ok(TokenizerKind::SentencePiece)
     } else if is_tiktoken(bytes) {
         Ok(TokenizerKind::Tiktoken)
-    } else if is_llama2c(bytes) {
+    } else if llama2c_header(bytes).is_some() {
         Ok(TokenizerKind::Llama2c)
     } else {
-        unknown("the content is neither JSON nor another tokenizer's")
+        unknown(foreign(bytes).unwrap_or("the content is neither JSON nor another tokenizer's"))
     }
+}
+
+/// What a file is that is given for a tokenizer by mistake, by its first 9 bytes or more; `None` for all others.
+pub fn foreign(bytes: &[u8]) -> Option<&'static str> {
+    // An ExecuTorch file has its identifier behind the first offset; safetensors begin with the length of their JSON.
+    match bytes.get(4..8) {
+        Some([b'E', b'T', b'0'..=b'9', b'0'..=b'9']) => return Some("the file is an ExecuTorch program (.pte)"),
+        Some(b"BP08") => return Some("the file is a bundled ExecuTorch program (.bpte)"),
+        Some(b"FT01") => return Some("the file is an ExecuTorch data file (.ptd)"),
+        _ => {}
+    }
+    if bytes.get(8) == Some(&b'{') && bytes.get(4..8) == Some(&[0; 4]) {
+        return Some("the file looks like safetensors");
+    }
+    bytes.starts_with(b"PK\x03\x04").then_some("the file is a zip archive, as PyTorch's checkpoints are")
 }
 
 fn detect_json(text: &[u8]) -> Result<TokenizerKind, TokenizerError> {
@@ -110,23 +125,37 @@ fn is_tiktoken(bytes: &[u8]) -> bool {
         && rank.iter().all(u8::is_ascii_digit)
 }
 
-/// Header of four little-endian integers (vocabulary, bos, eos, longest token), then score, length and bytes of a token.
-/// karpathy's own files have only the longest token's length before the first token.
-fn is_llama2c(bytes: &[u8]) -> bool {
+/// What stands before the pieces of a `tokenizer.bin`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Llama2cHeader {
+    /// Its size.
+    pub(super) bytes: usize,
+    /// Number of pieces; `None` if the file's end ends them.
+    pub(super) vocab: Option<usize>,
+    pub(super) bos: u32,
+    pub(super) eos: u32,
+    /// Bytes of the longest piece.
+    pub(super) longest: usize,
+}
+
+/// The header of a `tokenizer.bin`, if a first piece follows it. ExecuTorch's has vocabulary, bos, eos and the longest
+/// piece's bytes; karpathy's own files have the last alone.
+pub(super) fn llama2c_header(bytes: &[u8]) -> Option<Llama2cHeader> {
     let int = |at: usize| Some(i32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    let token_at = |at: usize, longest: i32| {
-        let Some(length) = int(at + 4) else { return false };
+    let number = |at: usize| int(at).and_then(|n| u32::try_from(n).ok());
+    let longest_at = |at: usize| number(at).map(|n| n as usize).filter(|n| (1..=MAX_PIECE_BYTES).contains(n));
+    let piece_at = |at: usize, longest: usize| {
+        let length = number(at + 4).map(|n| n as usize).filter(|&n| n <= longest);
         let score = int(at).map(|bits| f32::from_bits(bits as u32));
-        (0..=longest).contains(&length) && score.is_some_and(f32::is_finite) && bytes.len() >= at + 8 + length as usize
+        score.is_some_and(f32::is_finite) && length.is_some_and(|length| bytes.len() >= at + 8 + length)
     };
-    let with_header = matches!(
-        (int(0), int(4), int(8), int(12)),
-        (Some(vocab), Some(bos), Some(eos), Some(longest))
-            if vocab > 2 && (0..vocab).contains(&bos) && (0..vocab).contains(&eos)
-                && (1..=4096).contains(&longest) && token_at(16, longest)
-    );
-    with_header
-        || matches!(int(0), Some(longest) if (1..=4096).contains(&longest) && token_at(4, longest) && bytes.len() > 64)
+    if let (Some(vocab), Some(bos), Some(eos), Some(longest)) = (number(0), number(4), number(8), longest_at(12))
+        && (vocab > 2 && bos < vocab && eos < vocab && piece_at(16, longest))
+    {
+        return Some(Llama2cHeader { bytes: 16, vocab: Some(vocab as usize), bos, eos, longest });
+    }
+    let longest = longest_at(0).filter(|&longest| piece_at(4, longest) && bytes.len() > 64)?;
+    Some(Llama2cHeader { bytes: 4, vocab: None, bos: 1, eos: 2, longest })
 }
 
 #[cfg(test)]
@@ -166,18 +195,14 @@ mod tests {
             (br#"{"a":1}"#, "keys start with a"),
             (b"{", "tokenizer.json"),
             (b"\xFF\xFE\x00\x01", "neither JSON"),
+            (b"\x20\0\0\0ET12\0\0\0\0", "ExecuTorch program (.pte)"),
+            (b"\x20\0\0\0BP08\0\0\0\0", "bundled ExecuTorch program"),
+            (b"\x20\0\0\0FT01\0\0\0\0", "ExecuTorch data file"),
+            (b"\x20\0\0\0\0\0\0\0{}", "safetensors"),
+            (b"PK\x03\x04", "zip archive"),
         ] {
             let error = detect(bytes).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
-    }
-
-    #[test]
-    fn an_unsupported_kind_says_so() {
-        let error = super::super::Tokenizer::from_bytes(b"IQ== 0\n", None).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "this looks like a tiktoken rank file, which is not supported yet; supported: a Hugging Face tokenizer.json"
-        );
     }
 }

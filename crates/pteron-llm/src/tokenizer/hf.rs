@@ -3,12 +3,15 @@
 
 use super::stream::StreamPlan;
 use super::validate::{self, TOKENIZER_CONFIG, TOKENIZER_JSON, invalid};
-use super::{Backend, SpecialToken, TokenizerError, TokenizerKind};
+use super::{Backend, EncodeOptions, SpecialText, SpecialToken, TokenizerError, TokenizerKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 
 #[derive(Debug)]
 pub(super) struct HfTokenizer {
     inner: tokenizers::Tokenizer,
+    /// The same with special tokens as text, made when it is first needed.
+    as_text: OnceLock<tokenizers::Tokenizer>,
     special: Vec<SpecialToken>,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -53,7 +56,7 @@ impl HfTokenizer {
             }),
         };
         let (bos, eos) = (resolve("bos_token", &config.bos)?, resolve("eos_token", &config.eos)?);
-        Ok(Self { inner, special, bos, eos, plan: StreamPlan::of_decoder(&summary.decoder) })
+        Ok(Self { inner, as_text: OnceLock::new(), special, bos, eos, plan: StreamPlan::of_decoder(&summary.decoder) })
     }
 }
 
@@ -62,8 +65,16 @@ impl Backend for HfTokenizer {
         TokenizerKind::HuggingFaceJson
     }
 
-    fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError> {
-        guarded("encode", || self.inner.encode(text, add_special))
+    fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizerError> {
+        let inner = match options.special {
+            SpecialText::Parse => &self.inner,
+            SpecialText::AsText => self.as_text.get_or_init(|| {
+                let mut inner = self.inner.clone();
+                inner.set_encode_special_tokens(true);
+                inner
+            }),
+        };
+        guarded("encode", || inner.encode(text, options.add_special))
             .map(|encoding| encoding.get_ids().to_vec())
             .map_err(|message| TokenizerError::Failed { action: "encode", message })
     }

@@ -1,36 +1,64 @@
 //! Text ↔ token ids.
 //!
 //! [`Tokenizer::from_bytes`] looks at the content, never at a file's name, and says which [`TokenizerKind`] it found.
+//! A GGUF file's vocabulary comes through [`Tokenizer::from_gguf`]. `tokenizer.json` is executed by the `tokenizers`
+//! library, everything else by this crate, in time that grows as `n log n` with the text.
 //! To add a kind: implement [`Backend`] in a module of its own and add its arm to `open` in this file.
 
+mod base64;
+mod byte_bpe;
 mod byte_level;
 mod detect;
+mod gguf;
 mod hf;
+mod llama2c;
+mod merge;
+mod pattern;
+mod prefix;
+mod sentencepiece;
+mod special;
 mod stream;
+mod tekken;
+mod tiktoken;
 mod validate;
 
-pub use detect::{TokenizerKind, detect};
+pub use detect::{TokenizerKind, detect, foreign};
+pub use gguf::GgufVocabularyParts;
+pub use special::{SpecialText, SpecialToken};
 pub use stream::{StreamDecoder, StreamPlan};
-pub use validate::{MAX_JSON_DEPTH, MAX_TOKEN_ID, MAX_TOKENIZER_BYTES};
+pub use tiktoken::{TiktokenOptions, TiktokenPattern, TiktokenSpecial};
+pub use validate::{
+    MAX_JSON_DEPTH, MAX_MERGES, MAX_PIECE_BYTES, MAX_REPLACEMENT_BYTES, MAX_SMALL_TOKENIZER_BYTES, MAX_TEXT_BYTES,
+    MAX_TOKEN_ID, MAX_TOKENIZER_BYTES, MAX_VOCABULARY,
+};
 
 use std::fmt;
+
+/// How a text becomes ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// Add what the tokenizer itself puts around a text.
+    pub add_special: bool,
+    /// What becomes of special tokens that the text spells out.
+    pub special: SpecialText,
+}
 
 /// Why a tokenizer cannot be read or used.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenizerError {
-    /// The file is of a kind that is recognised but cannot be read.
-    #[error("this looks like {kind}, which is not supported yet; supported: a Hugging Face tokenizer.json")]
-    UnsupportedKind {
-        /// The kind.
-        kind: TokenizerKind,
-    },
     /// The file is nothing known.
-    #[error("not a tokenizer: {found}; expected a Hugging Face tokenizer.json")]
+    #[error(
+        "not a tokenizer: {found}; expected tokenizer.json, a SentencePiece or tiktoken model, tekken.json, a llama2.c \
+         tokenizer.bin or a GGUF file"
+    )]
     Unknown {
         /// What it looks like.
         found: String,
     },
+    /// A GGUF file, whose vocabulary its own reader gives.
+    #[error("this is a GGUF file: its vocabulary is read by the checkpoint reader and passed on in parts")]
+    NeedsGgufReader,
     /// The file is larger than any tokenizer.
     #[error("{file} has {size} bytes, more than the limit of {limit}")]
     TooLarge {
@@ -59,7 +87,7 @@ pub enum TokenizerError {
     },
     /// A special id was asked for that the tokenizer does not define.
     #[error(
-        "the tokenizer defines no {which} token (tokenizer_config.json has no `{which}_token`), so none can be added"
+        "the tokenizer defines no {which} token (for a tokenizer.json, tokenizer_config.json says it in `{which}_token`), so none can be added"
     )]
     NoSpecial {
         /// `bos` or `eos`.
@@ -71,9 +99,8 @@ pub enum TokenizerError {
 pub trait Backend: fmt::Debug + Send + Sync {
     /// The kind.
     fn kind(&self) -> TokenizerKind;
-    /// Ids of a text. Special tokens written in the text become their ids. `add_special` adds what the tokenizer itself
-    /// adds around a text (its post-processor).
-    fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError>;
+    /// Ids of a text.
+    fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizerError>;
     /// Text of ids; ids without a token give no text.
     fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError>;
     /// Number of tokens, added ones included.
@@ -82,6 +109,10 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn token_to_id(&self, token: &str) -> Option<u32>;
     /// The token of an id as it is spelled in the vocabulary.
     fn id_to_piece(&self, id: u32) -> Option<String>;
+    /// Appends the bytes of a token; those of a backend whose plan is [`StreamPlan::ByteLevel`] make the text.
+    fn push_bytes(&self, id: u32, out: &mut Vec<u8>) {
+        byte_level::push_bytes(&self.id_to_piece(id).unwrap_or_default(), out);
+    }
     /// Beginning of text.
     fn bos_id(&self) -> Option<u32>;
     /// End of text.
@@ -92,15 +123,6 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn stream_plan(&self) -> StreamPlan;
 }
 
-/// A token that carries structure instead of text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SpecialToken {
-    /// Its id.
-    pub id: u32,
-    /// Its spelling.
-    pub content: String,
-}
-
 /// A tokenizer of any supported kind.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -109,9 +131,19 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Reads a tokenizer from the bytes of its file; `tokenizer_config` is the content of `tokenizer_config.json`, which
-    /// names the beginning and end tokens.
+    /// names the beginning and end tokens of a `tokenizer.json`; the other kinds name their own.
     pub fn from_bytes(bytes: &[u8], tokenizer_config: Option<&[u8]>) -> Result<Self, TokenizerError> {
         Ok(Self { backend: open(detect(bytes)?, bytes, tokenizer_config)? })
+    }
+
+    /// Reads a tiktoken rank file, with what such a file does not say.
+    pub fn from_tiktoken(bytes: &[u8], options: &TiktokenOptions) -> Result<Self, TokenizerError> {
+        Ok(Self { backend: Box::new(tiktoken::open(bytes, options)?) })
+    }
+
+    /// Makes the tokenizer that a GGUF file describes.
+    pub fn from_gguf(parts: GgufVocabularyParts) -> Result<Self, TokenizerError> {
+        Ok(Self { backend: gguf::open(parts)? })
     }
 
     /// Wraps a backend of one's own.
@@ -127,7 +159,12 @@ impl Tokenizer {
     /// Ids of a text, with (`add_special`) or without what the tokenizer itself puts around a text. Special tokens
     /// written in the text become their ids either way, so a rendered chat template is encoded with `false`.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError> {
-        self.backend.encode(text, add_special)
+        self.backend.encode(text, EncodeOptions { add_special, special: SpecialText::Parse })
+    }
+
+    /// Ids of a text.
+    pub fn encode_with(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizerError> {
+        self.backend.encode(text, options)
     }
 
     /// Ids of a text between `num_bos` beginning ids and `num_eos` end ids: the counts of ExecuTorch's runner, taken
@@ -190,6 +227,10 @@ impl Tokenizer {
         StreamDecoder::new(self, skip_special)
     }
 
+    pub(crate) fn push_bytes(&self, id: u32, out: &mut Vec<u8>) {
+        self.backend.push_bytes(id, out);
+    }
+
     pub(crate) fn stream_plan(&self) -> StreamPlan {
         self.backend.stream_plan()
     }
@@ -199,10 +240,10 @@ impl Tokenizer {
 fn open(kind: TokenizerKind, bytes: &[u8], config: Option<&[u8]>) -> Result<Box<dyn Backend>, TokenizerError> {
     match kind {
         TokenizerKind::HuggingFaceJson => Ok(Box::new(hf::HfTokenizer::from_bytes(bytes, config)?)),
-        TokenizerKind::Tekken
-        | TokenizerKind::SentencePiece
-        | TokenizerKind::Tiktoken
-        | TokenizerKind::Llama2c
-        | TokenizerKind::Gguf => Err(TokenizerError::UnsupportedKind { kind }),
+        TokenizerKind::Tekken => Ok(Box::new(tekken::open(bytes)?)),
+        TokenizerKind::SentencePiece => Ok(Box::new(sentencepiece::open(bytes)?)),
+        TokenizerKind::Tiktoken => Ok(Box::new(tiktoken::open(bytes, &TiktokenOptions::default())?)),
+        TokenizerKind::Llama2c => Ok(Box::new(llama2c::open(bytes)?)),
+        TokenizerKind::Gguf => Err(TokenizerError::NeedsGgufReader),
     }
 }

@@ -5,7 +5,7 @@
 //! grow with the length of the text. Text is held back only where a later token may still change it: an incomplete
 //! character, and a run of byte tokens (`<0xE2>`), which decodes as a whole once another token ends it.
 
-use super::{Tokenizer, TokenizerError, byte_level};
+use super::{Tokenizer, TokenizerError};
 use serde_json::Value;
 
 /// Most tokens kept as left context of the next piece.
@@ -113,8 +113,7 @@ impl<'t> StreamDecoder<'t> {
         }
         match self.plan {
             StreamPlan::ByteLevel => {
-                let piece = self.tokenizer.id_to_piece(id).unwrap_or_default();
-                byte_level::push_bytes(&piece, &mut self.tail);
+                self.tokenizer.push_bytes(id, &mut self.tail);
                 Ok(take_characters(&mut self.tail))
             }
             StreamPlan::Whole => {

@@ -1,6 +1,6 @@
 //! Checks of `tokenizer.json` before a third-party parser sees it.
 
-use super::TokenizerError;
+use super::{TokenizerError, base64};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
@@ -12,8 +12,31 @@ pub const MAX_JSON_DEPTH: usize = 64;
 /// The largest token id that is accepted.
 pub const MAX_TOKEN_ID: u32 = (1 << 24) - 1;
 
+/// The largest tokenizer file of the other kinds. (Llama 4's, the largest in wide use, has 4 MB.)
+pub const MAX_SMALL_TOKENIZER_BYTES: usize = 64 << 20;
+/// The most tokens of a vocabulary. (Gemma's has 262,144.)
+pub const MAX_VOCABULARY: usize = 1 << 21;
+/// The most pairs that a list of merges may have. (Gemma's has 514,906.)
+pub const MAX_MERGES: usize = 1 << 22;
+/// The longest token, in bytes. (The longest in wide use are runs of 512 spaces.)
+pub const MAX_PIECE_BYTES: usize = 4096;
+/// The longest text that a rule of a SentencePiece normalizer may give, in bytes. (NFKC's longest has 33.)
+pub const MAX_REPLACEMENT_BYTES: usize = 256;
+/// The longest text that is encoded at once, in bytes; places in it are numbers of 32 bits.
+pub const MAX_TEXT_BYTES: usize = u32::MAX as usize / 4;
+
 pub(super) const TOKENIZER_JSON: &str = "tokenizer.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(super) const SENTENCEPIECE: &str = "the SentencePiece model";
+pub(super) const TIKTOKEN: &str = "the tiktoken rank file";
+pub(super) const TEKKEN: &str = "tekken.json";
+pub(super) const LLAMA2C: &str = "tokenizer.bin";
+pub(super) const GGUF: &str = "the GGUF file's vocabulary";
+
+/// A table whose keys come from a file. Its hash has a random seed, so that no file can be made whose keys all fall into one
+/// place; nothing ever depends on its order.
+#[allow(clippy::disallowed_types, reason = "looked up only; a fixed hash would let a file make loading quadratic")]
+pub(super) type FileMap<K, V> = std::collections::HashMap<K, V>;
 
 /// What the checks learn about the file.
 #[derive(Debug)]
@@ -29,12 +52,35 @@ pub(super) struct AddedToken {
 }
 
 pub(super) fn invalid(file: &'static str, message: impl fmt::Display) -> TokenizerError {
-    TokenizerError::Invalid { file, message: message.to_string() }
+    // Text of the file may be part of it, and third-party parsers quote it as it is.
+    const LONGEST: usize = 600;
+    let mut shown = String::new();
+    for c in message.to_string().chars().take(LONGEST) {
+        if c.is_control() { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    TokenizerError::Invalid { file, message: shown }
 }
 
 pub(super) fn check_size(file: &'static str, bytes: &[u8]) -> Result<(), TokenizerError> {
     if bytes.len() > MAX_TOKENIZER_BYTES {
         return Err(TokenizerError::TooLarge { file, size: bytes.len(), limit: MAX_TOKENIZER_BYTES });
+    }
+    Ok(())
+}
+
+/// [`MAX_SMALL_TOKENIZER_BYTES`].
+pub(super) fn check_small(file: &'static str, bytes: &[u8]) -> Result<(), TokenizerError> {
+    if bytes.len() > MAX_SMALL_TOKENIZER_BYTES {
+        return Err(TokenizerError::TooLarge { file, size: bytes.len(), limit: MAX_SMALL_TOKENIZER_BYTES });
+    }
+    Ok(())
+}
+
+/// [`MAX_TEXT_BYTES`].
+pub(super) fn check_text(text: &str) -> Result<(), TokenizerError> {
+    if text.len() > MAX_TEXT_BYTES {
+        let message = format!("the text has {} bytes, more than the limit of {MAX_TEXT_BYTES}", text.len());
+        return Err(TokenizerError::Failed { action: "encode", message });
     }
     Ok(())
 }
@@ -96,6 +142,8 @@ pub(super) fn summarize(bytes: &[u8]) -> Result<Summary, TokenizerError> {
         #[serde(default)]
         added_tokens: Option<Vec<AddedToken>>,
         #[serde(default)]
+        normalizer: serde_json::Value,
+        #[serde(default)]
         decoder: serde_json::Value,
         model: Option<Model>,
     }
@@ -110,6 +158,7 @@ pub(super) fn summarize(bytes: &[u8]) -> Result<Summary, TokenizerError> {
     check_size(TOKENIZER_JSON, bytes)?;
     check_depth(TOKENIZER_JSON, bytes)?;
     let file: File = serde_json::from_slice(bytes).map_err(|e| invalid(TOKENIZER_JSON, e))?;
+    check_charsmaps(&file.normalizer)?;
     let Some(model) = file.model else { return Err(invalid(TOKENIZER_JSON, "`model` is missing")) };
     let vocab = model.vocab.ok_or_else(|| invalid(TOKENIZER_JSON, "`model.vocab` is missing"))?;
     if vocab.len == 0 {
@@ -136,6 +185,30 @@ pub(super) fn summarize(bytes: &[u8]) -> Result<Summary, TokenizerError> {
         }
     }
     Ok(Summary { added_tokens, decoder: file.decoder })
+}
+
+/// Checks every `precompiled_charsmap`: the size of a trie in bytes, the trie, and text. The library takes the size at its
+/// word before it reads the trie.
+fn check_charsmaps(normalizer: &serde_json::Value) -> Result<(), TokenizerError> {
+    use serde_json::Value as Json;
+    let parts: Vec<&Json> = match normalizer {
+        Json::Array(items) => items.iter().collect(),
+        Json::Object(fields) => {
+            if let Some(Json::String(map)) = fields.get("precompiled_charsmap") {
+                let bytes = base64::decode(map.as_bytes()).unwrap_or_default();
+                let fits = bytes.split_first_chunk::<4>().is_some_and(|(size, rest)| {
+                    let size = u32::from_le_bytes(*size) as usize;
+                    size >= 4 && size.is_multiple_of(4) && size <= rest.len()
+                });
+                if !fits {
+                    return Err(invalid(TOKENIZER_JSON, "`precompiled_charsmap` is no map: its trie is not all there"));
+                }
+            }
+            fields.values().collect()
+        }
+        _ => Vec::new(),
+    };
+    parts.into_iter().try_for_each(check_charsmaps)
 }
 
 /// Number of entries of a vocabulary, whether it maps tokens to ids or lists (token, score) pairs.

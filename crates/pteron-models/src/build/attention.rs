@@ -14,20 +14,20 @@ impl Build<'_> {
         x: ValueId,
         positions: &Positions,
     ) -> Result<ValueId, ModelError> {
-        let (c, n) = (self.config, self.names);
-        let q = self.linear(b, n.q, x, c.q_dim(), c.dim, c.qkv_bias)?;
-        let k = self.linear(b, n.k, x, c.kv_dim(), c.dim, c.qkv_bias)?;
-        let v = self.linear(b, n.v, x, c.kv_dim(), c.dim, c.qkv_bias)?;
+        let c = self.config;
+        let q = self.linear(b, "q_proj", x, c.q_dim(), c.dim, c.qkv_bias)?;
+        let k = self.linear(b, "k_proj", x, c.kv_dim(), c.dim, c.qkv_bias)?;
+        let v = self.linear(b, "v_proj", x, c.kv_dim(), c.dim, c.qkv_bias)?;
         // [1, s, heads, D]
         let (mut q, mut k) = (self.heads(b, q, c.n_heads)?, self.heads(b, k, c.n_kv_heads)?);
         let v = self.heads(b, v, c.n_kv_heads)?;
         if c.qk_norm {
-            q = b.scope(n.q_norm, |b| self.norm(b, q, c.head_dim))?;
-            k = b.scope(n.k_norm, |b| self.norm(b, k, c.head_dim))?;
+            q = b.scope("q_norm", |b| self.norm(b, q, c.head_dim))?;
+            k = b.scope("k_norm", |b| self.norm(b, k, c.head_dim))?;
         }
         let (cos, sin) = (positions.cos, positions.sin);
-        let q = call(b, Op::Rope, args![q, cos, sin, c.rope.interleaved])?;
-        let k = call(b, Op::Rope, args![k, cos, sin, c.rope.interleaved])?;
+        let q = call(b, Op::Rope, args![q, cos, sin, false])?;
+        let k = call(b, Op::Rope, args![k, cos, sin, false])?;
         let mask = positions.mask(self.window(layer));
         let out = match (positions.start, self.options.use_sdpa_with_kv_cache) {
             (Some(start), true) => self.custom(b, [q, k, v], start, mask)?,
@@ -38,7 +38,7 @@ impl Build<'_> {
             }
         };
         let flat = call(b, Op::ViewCopy, args![out, Arg::ints(&[1, -1, int(c.q_dim())])])?;
-        self.linear(b, n.o, flat, c.dim, c.q_dim(), c.o_bias)
+        self.linear(b, "o_proj", flat, c.dim, c.q_dim(), c.o_bias)
     }
 
     /// `[1, s, n·D]` as `[1, s, n, D]`.

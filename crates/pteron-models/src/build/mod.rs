@@ -9,7 +9,6 @@ use pteron_tensor::{CastSource, DType};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::metadata;
-use crate::names::ModuleNames;
 use crate::options::BuildOptions;
 use crate::weights::Weights;
 use positions::Positions;
@@ -19,7 +18,6 @@ struct Build<'a> {
     config: &'a ModelConfig,
     options: &'a BuildOptions,
     weights: &'a dyn Weights,
-    names: &'static ModuleNames,
 }
 
 /// Captures the model as a module with one method `forward` and its constant methods.
@@ -38,7 +36,7 @@ struct Build<'a> {
 pub fn build(config: &ModelConfig, weights: &dyn Weights, options: &BuildOptions) -> Result<Module, ModelError> {
     config.validate()?;
     options.validate(config)?;
-    let build = Build { config, options, weights, names: config.format.modules() };
+    let build = Build { config, options, weights };
     let mut module = Module::new(config.architecture.class_name());
     let mut builder = GraphBuilder::new(&mut module, "forward");
     let logits = build.forward(&mut builder)?;
@@ -69,8 +67,8 @@ impl Build<'_> {
         let tokens = b.input("tokens", TensorType::new(DType::I64, [SymInt::Const(1), seq]));
         let input_pos = self.options.use_kv_cache.then(|| b.input("input_pos", TensorType::fixed(DType::I64, &[1])));
 
-        let (x, embedding) = b.scope(self.names.root, |b| {
-            let (mut x, embedding) = b.scope(self.names.embedding, |b| {
+        let (x, embedding) = b.scope("model", |b| {
+            let (mut x, embedding) = b.scope("embed_tokens", |b| {
                 let weight = self.weight(b, &[self.config.vocab_size, self.config.dim])?;
                 Ok::<_, ModelError>((call(b, Op::Embedding, args![weight, tokens])?, weight))
             })?;
@@ -82,10 +80,10 @@ impl Build<'_> {
                 // What follows works on each token by itself, so that the others can be dropped first.
                 x = call(b, Op::SelectCopy, args![x, 1i64, -1i64])?;
             }
-            let x = b.scope(self.names.norm, |b| self.norm(b, x, self.config.dim))?;
+            let x = b.scope("norm", |b| self.norm(b, x, self.config.dim))?;
             Ok::<_, ModelError>((x, embedding))
         })?;
-        b.scope(self.names.output, |b| {
+        b.scope("lm_head", |b| {
             let weight = match self.config.tie_word_embeddings {
                 true => embedding,
                 false => self.weight(b, &[self.config.vocab_size, self.config.dim])?,
@@ -101,22 +99,22 @@ impl Build<'_> {
         x: ValueId,
         positions: &Positions,
     ) -> Result<ValueId, ModelError> {
-        let normed = b.scope(self.names.attention_norm, |b| self.norm(b, x, self.config.dim))?;
-        let attended = b.scope(self.names.attention, |b| self.attention(b, layer, normed, positions))?;
+        let normed = b.scope("input_layernorm", |b| self.norm(b, x, self.config.dim))?;
+        let attended = b.scope("self_attn", |b| self.attention(b, layer, normed, positions))?;
         let x = call(b, Op::Add, args![x, attended])?;
-        let normed = b.scope(self.names.ffn_norm, |b| self.norm(b, x, self.config.dim))?;
-        let fed = b.scope(self.names.ffn, |b| self.feed_forward(b, normed))?;
+        let normed = b.scope("post_attention_layernorm", |b| self.norm(b, x, self.config.dim))?;
+        let fed = b.scope("mlp", |b| self.feed_forward(b, normed))?;
         call(b, Op::Add, args![x, fed])
     }
 
     /// `down(silu(gate(x)) · up(x))`.
     fn feed_forward(&self, b: &mut GraphBuilder<'_>, x: ValueId) -> Result<ValueId, ModelError> {
         let (dim, hidden, bias) = (self.config.dim, self.config.hidden_dim, self.config.mlp_bias);
-        let gate = self.linear(b, self.names.gate, x, hidden, dim, bias)?;
+        let gate = self.linear(b, "gate_proj", x, hidden, dim, bias)?;
         let gate = call(b, Op::Silu, args![gate])?;
-        let up = self.linear(b, self.names.up, x, hidden, dim, bias)?;
+        let up = self.linear(b, "up_proj", x, hidden, dim, bias)?;
         let product = call(b, Op::Mul, args![gate, up])?;
-        self.linear(b, self.names.down, product, dim, hidden, bias)
+        self.linear(b, "down_proj", product, dim, hidden, bias)
     }
 
     /// A linear layer as the module `name`.
@@ -146,7 +144,7 @@ impl Build<'_> {
         self.parameter(b, "weight", shape)
     }
 
-    /// The present module's `leaf`, under the checkpoint's name, as the model's element type.
+    /// The present module's `leaf` as the model's element type.
     fn parameter(&self, b: &mut GraphBuilder<'_>, leaf: &str, shape: &[usize]) -> Result<ValueId, ModelError> {
         let name = b.path_of(leaf);
         let source = self.weights.get(&name, shape)?;

@@ -239,6 +239,7 @@ impl ModelConfig {
         let config = ModelConfig {
             architecture: family.architecture,
             format: ConfigFormat::HuggingFace,
+            interleaved: false,
             dim,
             hidden_dim,
             n_layers,

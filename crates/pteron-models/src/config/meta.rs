@@ -1,5 +1,6 @@
 //! `params.json` of Meta, with the defaults of ExecuTorch's `ModelArgs`.
 
+use pteron_checkpoint::Checkpoint;
 use serde_json::{Value, json};
 
 use super::fields::Fields;
@@ -8,7 +9,7 @@ use crate::error::ModelError;
 use crate::limits::{MAX_DIM, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN_DIM, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB};
 
 /// Fields of `ModelArgs` that change the model in ways that are not built, with the value that leaves it alone.
-fn neutral() -> [(&'static str, Value); 22] {
+fn neutral() -> [(&'static str, Value); 23] {
     [
         ("moe", json!(false)),
         ("attention_multiplier", Value::Null),
@@ -28,7 +29,8 @@ fn neutral() -> [(&'static str, Value); 22] {
         ("rope_scaling_short_factor", Value::Null),
         ("rope_scaling_long_factor", Value::Null),
         ("layer_types", Value::Null),
-        ("sliding_window", Value::Null),
+        ("quantization_args", Value::Null),
+        ("lora_args", Value::Null),
         ("final_logit_softcapping", Value::Null),
         ("attn_logit_softcapping", Value::Null),
         ("normalize_tok_embeddings", json!(false)),
@@ -40,6 +42,18 @@ const LLAMA3_ORIGINAL: usize = 8192;
 const LLAMA3_LOW_FREQ: f64 = 1.0;
 
 impl ModelConfig {
+    /// [`ModelConfig::from_meta`] for weights at hand: they say how large the vocabulary is, and the output layer is tied
+    /// to the embedding where they have none.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::from_meta`].
+    pub fn from_meta_checkpoint(params: &Value, checkpoint: &Checkpoint) -> Result<ModelConfig, ModelError> {
+        let embedding = checkpoint.info(&ConfigFormat::Meta.embedding());
+        let mut config = ModelConfig::from_meta(params, embedding.and_then(|t| t.shape.first().copied()))?;
+        config.tie_word_embeddings = embedding.is_some() && checkpoint.info(&ConfigFormat::Meta.output()).is_none();
+        Ok(config)
+    }
+
     /// Reads the object of a `params.json`. Llama 2's files have `vocab_size` -1, which stands for the tokenizer's: then
     /// `vocab_size` (the rows of `tok_embeddings.weight`) is used.
     ///
@@ -94,18 +108,23 @@ impl ModelConfig {
             None => fields.positive("rope_freq_base")?.unwrap_or(10_000.0),
         };
         let scaling = if fields.bool("use_scaled_rope")?.unwrap_or(false) {
+            let number =
+                |names: [&str; 2]| Ok::<_, ModelError>(fields.positive(names[0])?.or(fields.positive(names[1])?));
             RopeScaling::Llama3 {
-                factor: fields.positive("rope_scale_factor")?.unwrap_or(8.0),
+                factor: number(["rope_scale_factor", "rope_scaling_factor"])?.unwrap_or(scale_factor(dim, n_layers)),
                 low_freq_factor: LLAMA3_LOW_FREQ,
-                high_freq_factor: fields.positive("high_freq_factor")?.unwrap_or(4.0),
+                high_freq_factor: number(["high_freq_factor", "rope_high_freq_factor"])?.unwrap_or(4.0),
                 original_max_position_embeddings: LLAMA3_ORIGINAL,
             }
         } else {
             RopeScaling::None
         };
+        // Mistral's files have it.
+        let window = fields.size("sliding_window", 1..=MAX_POSITIONS)?;
         let config = ModelConfig {
             architecture: if qk_norm { Architecture::Qwen3 } else { Architecture::Llama },
             format: ConfigFormat::Meta,
+            interleaved: !fields.bool("use_hf_rope")?.unwrap_or(false),
             dim,
             hidden_dim: hidden_dim(&fields, dim)?,
             n_layers,
@@ -114,13 +133,13 @@ impl ModelConfig {
             head_dim,
             vocab_size,
             norm_eps: fields.number("norm_eps")?.unwrap_or(1e-5),
-            rope: RopeConfig { theta, scaling, interleaved: !fields.bool("use_hf_rope")?.unwrap_or(false) },
+            rope: RopeConfig { theta, scaling },
             tie_word_embeddings: false,
             qkv_bias: fields.bool("attention_qkv_bias")?.unwrap_or(false),
             o_bias: false,
             mlp_bias: false,
             qk_norm,
-            windows: vec![None; n_layers],
+            windows: vec![window; n_layers],
             max_position_embeddings: fields.size("max_seq_len", 1..=MAX_POSITIONS)?.unwrap_or(MAX_POSITIONS),
             dtype: None,
             bos_token_id: None,
@@ -129,6 +148,11 @@ impl ModelConfig {
         config.validate()?;
         Ok(config)
     }
+}
+
+/// The factor of the scaling that a file without one means: Llama 3.2's (32), which its sizes tell, or Llama 3.1's.
+fn scale_factor(dim: usize, n_layers: usize) -> f64 {
+    if matches!((dim, n_layers), (2048, 16) | (3072, 28)) { 32.0 } else { 8.0 }
 }
 
 fn hidden_dim(fields: &Fields<'_>, dim: usize) -> Result<usize, ModelError> {

@@ -1,12 +1,16 @@
 //! What a model is, as its configuration says it.
 
 mod fields;
+mod gguf;
 mod hf;
+mod llama2c;
 mod meta;
 mod scaling;
 
 use std::fmt;
+use std::sync::Arc;
 
+use pteron_checkpoint::{Checkpoint, CheckpointError, Description};
 use pteron_tensor::DType;
 
 use crate::error::ModelError;
@@ -61,13 +65,18 @@ impl fmt::Display for Architecture {
     }
 }
 
-/// Whose spelling a configuration and the names of its weights have.
+/// How a checkpoint spells the fields of its configuration and the names of its weights. The module that is built does
+/// not depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigFormat {
-    /// `config.json`; `model.layers.0.self_attn.q_proj.weight`; rotary pairs are halves of a head.
+    /// `config.json`; `model.layers.0.self_attn.q_proj.weight`.
     HuggingFace,
-    /// `params.json`; `layers.0.attention.wq.weight`; rotary pairs are neighbours.
+    /// `params.json`; `layers.0.attention.wq.weight`.
     Meta,
+    /// The metadata of a GGUF file; `blk.0.attn_q.weight`.
+    Gguf,
+    /// The header of a llama2.c model; Meta's names.
+    Llama2c,
 }
 
 /// The spelling of the fields in messages.
@@ -114,12 +123,38 @@ impl ConfigFormat {
                 rope_theta: "rope_theta",
                 max_positions: "max_seq_len",
             },
+            ConfigFormat::Gguf => &FieldNames {
+                file: gguf::FILE,
+                dim: "embedding_length",
+                hidden_dim: "feed_forward_length",
+                n_layers: "block_count",
+                n_heads: "attention.head_count",
+                n_kv_heads: "attention.head_count_kv",
+                head_dim: "attention.key_length",
+                vocab_size: "vocab_size",
+                norm_eps: "attention.layer_norm_rms_epsilon",
+                rope_theta: "rope.freq_base",
+                max_positions: "context_length",
+            },
+            ConfigFormat::Llama2c => &FieldNames {
+                file: "the llama2.c header",
+                dim: "dim",
+                hidden_dim: "hidden_dim",
+                n_layers: "n_layers",
+                n_heads: "n_heads",
+                n_kv_heads: "n_kv_heads",
+                head_dim: "head_dim",
+                vocab_size: "vocab_size",
+                norm_eps: "norm_eps",
+                rope_theta: "rope_theta",
+                max_positions: "seq_len",
+            },
         }
     }
 }
 
 /// How frequencies are changed for contexts longer than those of pre-training.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.
     None,
@@ -154,17 +189,18 @@ pub enum RopeScaling {
         /// Whether the bounds of the blend are rounded outwards to whole dimensions.
         truncate: bool,
     },
+    /// The frequency of pair `j` divided by factor `j`: `rope_freqs.weight` of a GGUF file, in which Llama 3.1's scaling
+    /// is stored.
+    Factors(Arc<[f32]>),
 }
 
-/// Rotary position embedding.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Rotary position embedding. The two elements of a pair lie half a head apart.
+#[derive(Clone, Debug, PartialEq)]
 pub struct RopeConfig {
     /// The base of the frequencies: pair `j` of `D/2` turns by `theta^(-2j/D)` a position.
     pub theta: f64,
     /// Changes for long contexts.
     pub scaling: RopeScaling,
-    /// Whether pairs are neighbours (Meta) or halves of a head (Hugging Face).
-    pub interleaved: bool,
 }
 
 /// What a model is.
@@ -172,8 +208,11 @@ pub struct RopeConfig {
 pub struct ModelConfig {
     /// The member of the family.
     pub architecture: Architecture,
-    /// Whose names fields and weights have.
+    /// How the checkpoint spells fields and weights.
     pub format: ConfigFormat,
+    /// Whether the checkpoint has the two rows of a rotary pair as neighbours in the weights of query and key. The module
+    /// has them half a head apart, as Hugging Face's checkpoints.
+    pub interleaved: bool,
     /// Elements of the residual stream.
     pub dim: usize,
     /// Elements between the two halves of the feed-forward part.
@@ -215,7 +254,26 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// The file whose fields messages name: `config.json` or `params.json`.
+    /// Reads what the checkpoint itself says about the model.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownArchitecture`] for a model of another family, [`ModelError::Field`] for a field that is
+    /// missing, of another type, out of range, or asks for something that is not built, [`ModelError::Checkpoint`] where
+    /// the file that should say it is not there.
+    pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<ModelConfig, ModelError> {
+        match checkpoint.description() {
+            Description::HuggingFace { .. } => ModelConfig::from_hf(checkpoint.config_json()?),
+            Description::Meta { params: Some(params) } => ModelConfig::from_meta_checkpoint(params, checkpoint),
+            Description::Meta { params: None } => {
+                let path = checkpoint.folder().unwrap_or(checkpoint.path()).to_owned();
+                Err(CheckpointError::MissingParams { path }.into())
+            }
+            Description::Gguf(metadata) => ModelConfig::from_gguf(metadata, checkpoint),
+            Description::Llama2c(header) => ModelConfig::from_llama2c(header),
+        }
+    }
+
+    /// What messages call the place of the fields: `config.json`, `params.json`, the metadata of a GGUF file.
     pub fn file(&self) -> &'static str {
         self.format.names().file
     }
@@ -311,6 +369,16 @@ impl ModelConfig {
         };
         match self.rope.scaling {
             RopeScaling::None => Ok(()),
+            RopeScaling::Factors(ref factors) => {
+                if factors.len() != self.head_dim / 2 {
+                    let (found, expected) = (factors.len(), format!("{} factors, one for a pair", self.head_dim / 2));
+                    return Err(self.field_error("rope_freqs.weight", format!("{found} factors"), expected));
+                }
+                match factors.iter().find(|f| !(f.is_finite() && **f > 0.0)) {
+                    Some(wrong) => Err(self.field_error("rope_freqs.weight", wrong, "finite numbers above 0")),
+                    None => Ok(()),
+                }
+            }
             RopeScaling::Linear { factor } => positive("factor", factor),
             RopeScaling::Llama3 {
                 factor,

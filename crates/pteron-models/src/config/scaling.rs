@@ -40,7 +40,7 @@ pub(super) fn read(fields: &Fields<'_>, max_positions: usize) -> Result<RopeConf
         Some(o) => scaling(o, max_positions)?,
         None => RopeScaling::None,
     };
-    Ok(RopeConfig { theta, scaling, interleaved: false })
+    Ok(RopeConfig { theta, scaling })
 }
 
 fn scaling(o: &Fields<'_>, max_positions: usize) -> Result<RopeScaling, ModelError> {

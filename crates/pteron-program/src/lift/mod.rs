@@ -106,6 +106,8 @@ pub struct Lifted {
 /// Sizes of a tensor whose shape is dynamic are [`pteron_ir::SymInt::Unknown`] between 0 and the bound; a bound of 1 is
 /// taken as the constant 1, because `torch.export` does not let a dynamic dimension be at most 1.
 ///
+/// The module is well-formed: the verifier has passed it.
+///
 /// # Errors
 /// [`LiftError`], which names the method and the instruction or value.
 pub fn lift(head: &ParsedHead, bytes: Arc<dyn ByteSource>, options: &LiftOptions) -> Result<Lifted, LiftError> {
@@ -123,6 +125,10 @@ pub fn lift(head: &ParsedHead, bytes: Arc<dyn ByteSource>, options: &LiftOptions
         let (graph, ports) = Lifter::new(&mut shared, plan)?.run()?;
         shared.module.graphs.push(graph);
         io.push(ports);
+    }
+    if let Err(errors) = pteron_ir::verify::module(&shared.module) {
+        let first = errors.0.first().map(ToString::to_string).unwrap_or_default();
+        return Err(LiftError::Contradiction { first, more: errors.0.len().saturating_sub(1) });
     }
     Ok(Lifted { module: shared.module, io, notes: shared.notes })
 }

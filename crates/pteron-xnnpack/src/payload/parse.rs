@@ -127,7 +127,7 @@ fn constant(r: &Reader<'_>, i: usize, parts: &header::Parts) -> Result<Constant>
     }
     if !key.is_empty() {
         if offset != u64::MAX {
-            return r.wrong("offset", offset, format!("{}, because named_key is `{key}`", u64::MAX));
+            return r.wrong("offset", offset, format!("{}, because named_key is `{}`", u64::MAX, key.escape_debug()));
         }
         return Ok(Constant { bytes: ConstantBytes::Named(key.to_owned()), size });
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::median;
 use crate::error::Error;
 use crate::export::Exporter;
-use pteron_checkpoint::atomic::AtomicError;
+use pteron_checkpoint::atomic::{AtomicError, TemporaryFolder};
 
 /// An export, and a copy of its file, to the same folder.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -53,9 +53,7 @@ pub fn export<'p, E: From<Error>>(
     repeat: usize,
     exporter: &mut dyn FnMut() -> Result<Exporter<'p>, E>,
 ) -> Result<ExportBench, E> {
-    let temporary = tempfile::Builder::new()
-        .prefix(".pteron-bench-")
-        .tempdir_in(folder)
+    let temporary = TemporaryFolder::create_in(folder, "pteron-bench")
         .map_err(|e| Error::Atomic(AtomicError::from_io(folder, e)))?;
     let (out, copy) = (temporary.path().join("export.pte"), temporary.path().join("copy.pte"));
     let mut turn = || {

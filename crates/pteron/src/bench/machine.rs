@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use pteron_kernels::Context;
-use pteron_kernels::simd::{fma_chains, lanes, read_all};
+use pteron_kernels::simd::{READ_PATTERNS, dot_chains, fma_chains, lanes, read_all};
 
 use crate::host;
 
@@ -28,6 +28,8 @@ pub struct Limits {
     pub cache_gb_per_s: f64,
     /// Operations of f32 multiply-adds in registers, two each, in 10⁹ a second.
     pub fma_gflop_per_s: f64,
+    /// The same of the instruction that multiplies pairs of bf16; `None` where there is none.
+    pub bf16_gflop_per_s: Option<f64>,
 }
 
 impl Limits {
@@ -38,6 +40,7 @@ impl Limits {
             memory_gb_per_s: self.memory_gb_per_s.max(other.memory_gb_per_s),
             cache_gb_per_s: self.cache_gb_per_s.max(other.cache_gb_per_s),
             fma_gflop_per_s: self.fma_gflop_per_s.max(other.fma_gflop_per_s),
+            bf16_gflop_per_s: self.bf16_gflop_per_s.map(|r| r.max(other.bf16_gflop_per_s.unwrap_or(r))),
             ..self
         }
     }
@@ -59,12 +62,13 @@ pub fn limits(threads: usize, mib: usize) -> Limits {
     let fma = best(|| {
         black_box(fma_chains(&ctx, ROUNDS));
     });
-    let memory = best(|| {
-        black_box(read_all(&ctx, black_box(&buffer)));
+    let dot = dot_chains(&ctx, 1).map(|_| {
+        best(|| {
+            black_box(dot_chains(&ctx, ROUNDS));
+        })
     });
-    let cache = best(|| {
-        black_box(read_all(&ctx, black_box(small)));
-    });
+    let memory = fastest_read(&ctx, &buffer);
+    let cache = fastest_read(&ctx, small);
     let operations = 2 * ROUNDS * CHAINS * lanes(&ctx) * ctx.pool().threads();
     Limits {
         threads,
@@ -74,7 +78,21 @@ pub fn limits(threads: usize, mib: usize) -> Limits {
         cache_mib,
         cache_gb_per_s: (cache_mib * MIB) as f64 / cache / 1e9,
         fma_gflop_per_s: operations as f64 / fma / 1e9,
+        bf16_gflop_per_s: dot.map(|seconds| {
+            let of_thread = dot_chains(&ctx, 1).unwrap_or(0) * ROUNDS;
+            (2 * of_thread * ctx.pool().threads()) as f64 / seconds / 1e9
+        }),
     }
+}
+
+/// Seconds of reading `data` in the way that is fastest here.
+fn fastest_read(ctx: &Context, data: &[f32]) -> f64 {
+    let by = |pattern| {
+        best(|| {
+            black_box(read_all(ctx, black_box(data), pattern));
+        })
+    };
+    (0..READ_PATTERNS).map(by).fold(f64::INFINITY, f64::min)
 }
 
 /// Seconds of the best of several runs, after one that does not count.

@@ -37,6 +37,10 @@ pub struct ModelPlan {
     pub read_mib: usize,
     /// Whether the time of each kind of operator is taken, after all else.
     pub profile: bool,
+    /// Most memory in bytes that the program may declare; all the machine has if `None`.
+    pub max_memory: Option<u64>,
+    /// Most element operations of one call; no limit if `None`.
+    pub max_operations: Option<u64>,
 }
 
 /// A prompt of one length.
@@ -52,8 +56,11 @@ pub struct Prefill {
     pub work: Work,
     /// 10⁹ operations a second; `None` if a delegate does some that are not known.
     pub gflop_per_s: Option<f64>,
-    /// The same by the rate of multiply-adds in registers.
-    pub of_fma_peak: Option<f64>,
+    /// 10⁹ operations a second in registers: of the instruction for pairs of bf16 where most products are of bf16 and the
+    /// processor has it, else of f32 multiply-adds.
+    pub peak_gflop_per_s: f64,
+    /// The rate achieved by that one.
+    pub of_peak: Option<f64>,
 }
 
 /// Tokens one by one, after a context of one length.
@@ -174,7 +181,9 @@ pub fn model(path: &Path, plan: &ModelPlan) -> Result<ModelBench, Error> {
         drop(loaded);
         let limits = limits(threads, plan.read_mib).or_better(&before);
         for p in &mut prefill {
-            p.of_fma_peak = p.gflop_per_s.map(|r| r / limits.fma_gflop_per_s);
+            let pairs = limits.bf16_gflop_per_s.filter(|_| 2 * p.work.bf16_flops > p.work.matrix_flops);
+            p.peak_gflop_per_s = pairs.unwrap_or(limits.fma_gflop_per_s);
+            p.of_peak = p.gflop_per_s.map(|r| r / p.peak_gflop_per_s);
         }
         for d in &mut decode {
             d.of_memory_bandwidth = d.gb_per_s / limits.memory_gb_per_s;
@@ -202,8 +211,14 @@ impl Loaded {
         let file = ProgramFile::open(path, plan.mode)?;
         let known: Vec<&str> = file.head().program().execution_plans.iter().map(|p| p.name.as_str()).collect();
         let methods = ProgramDecoder::methods(&known, &plan.method);
-        let options =
-            LoadOptions { mode: plan.mode, data: plan.data.clone(), threads: Some(threads), max_memory: None, methods };
+        let options = LoadOptions {
+            mode: plan.mode,
+            data: plan.data.clone(),
+            threads: Some(threads),
+            max_memory: plan.max_memory,
+            max_operations: plan.max_operations,
+            methods,
+        };
         let file_bytes = file.file_bytes();
         let program = file.load(&options)?;
         let metadata = program.metadata()?;
@@ -306,7 +321,15 @@ impl Loaded {
         let seconds = self.timed(repeat, &mut |l| l.feed(0, n, &mut NoHook))?;
         let middle = median(seconds.clone());
         let gflop_per_s = work.flops().map(|f| f as f64 / middle / 1e9);
-        Ok(Prefill { tokens: n, seconds, tokens_per_s: n as f64 / middle, work, gflop_per_s, of_fma_peak: None })
+        Ok(Prefill {
+            tokens: n,
+            seconds,
+            tokens_per_s: n as f64 / middle,
+            work,
+            gflop_per_s,
+            peak_gflop_per_s: 0.0,
+            of_peak: None,
+        })
     }
 
     fn decode(&mut self, context: usize, n: usize, repeat: usize) -> Result<Decode, Error> {

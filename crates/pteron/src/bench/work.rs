@@ -2,6 +2,7 @@
 
 use pteron_exec::{NodeEvent, NodeHook, Output};
 use pteron_ir::{Arg, BufferId, ConstId, Def, DelegateId, Extra, Graph, Module, Node, Op, SideTable, ValueId};
+use pteron_tensor::DType;
 
 /// What a call must read and compute at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -12,6 +13,8 @@ pub struct Work {
     pub cache_bytes: u64,
     /// Operations of matrix products, a multiply-add being two.
     pub matrix_flops: u64,
+    /// Those of them whose operands are both bf16.
+    pub bf16_flops: u64,
     /// Operations of attention's two products; of a causal one only those of the positions before each token.
     pub attention_flops: u64,
     /// Calls of delegates: their operations are not counted, their payloads are as constants.
@@ -35,6 +38,7 @@ impl std::ops::AddAssign for Work {
         self.constant_bytes = self.constant_bytes.saturating_add(other.constant_bytes);
         self.cache_bytes = self.cache_bytes.saturating_add(other.cache_bytes);
         self.matrix_flops = self.matrix_flops.saturating_add(other.matrix_flops);
+        self.bf16_flops = self.bf16_flops.saturating_add(other.bf16_flops);
         self.attention_flops = self.attention_flops.saturating_add(other.attention_flops);
         self.delegate_calls = self.delegate_calls.saturating_add(other.delegate_calls);
     }
@@ -93,7 +97,16 @@ impl<'m> WorkCounter<'m> {
         let arg = |i: usize| value(node, i);
         let last = |v: Option<ValueId>| v.and_then(|v| self.sizes(graph, v).last().copied()).unwrap_or(0) as u64;
         match node.op {
-            Op::Linear | Op::Mm | Op::Bmm => self.work.matrix_flops += 2 * numel(out) * last(arg(0)),
+            Op::Linear | Op::Mm | Op::Bmm => {
+                let flops = 2 * numel(out) * last(arg(0));
+                self.work.matrix_flops += flops;
+                let bf16 = |v: Option<ValueId>| {
+                    v.and_then(|v| graph.ty(v).as_tensor()).is_some_and(|t| t.dtype == DType::BF16)
+                };
+                if bf16(arg(0)) && bf16(arg(1)) {
+                    self.work.bf16_flops += flops;
+                }
+            }
             Op::AddMm => self.work.matrix_flops += 2 * numel(out) * last(arg(1)),
             Op::Sdpa | Op::CustomSdpa | Op::SdpaWithKvCache => {
                 let of = |i: usize| arg(i).map(|v| self.sizes(graph, v)).unwrap_or_default();

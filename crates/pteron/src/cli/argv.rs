@@ -45,7 +45,8 @@ pub(super) fn spell(command: &Command, args: Vec<OsString>) -> Spelled {
             break;
         }
         let is_export = current.is_some_and(|c| c.get_name() == "export");
-        let Some(flag) = parse(text, is_export) else {
+        let has_forms = is_export || current.is_some_and(|c| c.get_name() == "eval");
+        let Some(flag) = parse(text, has_forms) else {
             if let Some(inner) = current.unwrap_or(command).find_subcommand(text) {
                 current = Some(inner);
             }
@@ -73,7 +74,7 @@ struct Flag {
     has_value: bool,
 }
 
-fn parse(text: &str, is_export: bool) -> Option<Flag> {
+fn parse(text: &str, has_forms: bool) -> Option<Flag> {
     if let Some(long) = text.strip_prefix("--") {
         let (name, value) = match long.split_once('=') {
             Some((name, value)) => (name, Some(value)),
@@ -91,7 +92,7 @@ fn parse(text: &str, is_export: bool) -> Option<Flag> {
     if short.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
         return None;
     }
-    if is_export {
+    if has_forms {
         let (name, value) = match short.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (short, None),
@@ -163,7 +164,8 @@ mod tests {
     }
 
     #[test]
-    fn short_forms_belong_to_export_alone() {
+    fn short_forms_belong_to_export_and_eval() {
+        assert_eq!(spelled(&["eval", "m", "-qmode", "int8"]), ["eval", "m", "--quantization-mode", "int8"]);
         assert_eq!(spelled(&["run", "-kv"]), ["run", "-kv"]);
     }
 
@@ -174,12 +176,16 @@ mod tests {
             spelled(&["bench", "model", "x", "--load_mode", "a_b"]),
             ["bench", "model", "x", "--load-mode", "a_b"]
         );
-        assert!(spelled(&["bench", "export", "dir", "-qmode", "8da4w"])[0].contains("not built yet"));
+        assert!(spelled(&["bench", "export", "dir", "-qnn", "--qnn"])[0].contains("not built yet"));
+        assert_eq!(
+            spelled(&["bench", "export", "dir", "-qmode", "8da4w"]),
+            ["bench", "export", "dir", "--quantization-mode", "8da4w"]
+        );
     }
 
     #[test]
     fn flags_that_are_not_built_are_told() {
-        for flag in ["-qmode", "-X", "-G128", "--pt2e_quantize", "--pt2e-quantize=qnn_16a4w", "-lora", "--qnn", "-sq"] {
+        for flag in ["-X", "--preq_mode", "--soc-model=SM8650", "-lora", "--qnn", "-sq"] {
             let said = spelled(&["export", "dir", flag]);
             assert!(said[0].contains("not built yet"), "{flag}: {said:?}");
         }

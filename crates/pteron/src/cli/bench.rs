@@ -25,12 +25,13 @@ fn bandwidth(a: &BenchBandwidthArgs) -> Done {
     let Some(first) = rows.first() else { return Ok(()) };
     small_buffer(first);
     let mut out = format!(
-        "| threads ({}) | read {} MiB, GB/s | read {} MiB, GB/s | f32 multiply-adds, GFLOP/s |\n|---|---|---|---|\n",
+        "| threads ({}) | read {} MiB, GB/s | read {} MiB, GB/s | f32 multiply-adds, GFLOP/s | pairs of bf16, GFLOP/s |\n|---|---|---|---|---|\n",
         first.instruction_set, first.memory_mib, first.cache_mib
     );
     for l in &rows {
+        let bf16 = l.bf16_gflop_per_s.map_or_else(|| "no such instruction".to_owned(), |r| format!("{r:.0}"));
         let (memory, cache, fma) = (l.memory_gb_per_s, l.cache_gb_per_s, l.fma_gflop_per_s);
-        let _ = writeln!(out, "| {} | {memory:.1} | {cache:.1} | {fma:.0} |", l.threads);
+        let _ = writeln!(out, "| {} | {memory:.1} | {cache:.1} | {fma:.0} | {bf16} |", l.threads);
     }
     put(&out)
 }
@@ -60,6 +61,8 @@ fn model(a: &BenchModelArgs) -> Done {
         data: a.data_paths.clone(),
         read_mib: high::read_mib(a.mib)?,
         profile: a.profile,
+        max_memory: a.limits.max_memory,
+        max_operations: a.limits.max_operations,
     };
     let measured = bench::model(&a.model, &plan)?;
     if a.json {
@@ -90,11 +93,11 @@ fn model_tables(m: &ModelBench) -> String {
     for t in &m.threads {
         let threads = t.limits.threads;
         for p in &t.prefill {
-            let (done, share) = match (p.gflop_per_s, p.of_fma_peak) {
+            let (done, share) = match (p.gflop_per_s, p.of_peak) {
                 (Some(r), Some(s)) => (format!("{r:.0} GFLOP/s"), percent(s)),
                 _ => ("not known: a delegate".to_owned(), String::new()),
             };
-            let peak = t.limits.fma_gflop_per_s;
+            let peak = p.peak_gflop_per_s;
             let _ = writeln!(
                 out,
                 "| {threads} | pp{} | {:.1} | {done} | {peak:.0} GFLOP/s | {share} |",

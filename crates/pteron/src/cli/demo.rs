@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
+use pteron::checkpoint::atomic::TemporaryFolder;
 use pteron::llm::runner::GenerationConfig;
 use pteron::llm::tokenizer::Tokenizer;
 use pteron::{Exporter, LoadOptions, bundled};
@@ -32,7 +33,8 @@ pub(super) fn run(a: &DemoArgs) -> Done {
             demo(folder)
         }
         None => {
-            let folder = tempfile::tempdir().context("no temporary folder can be made")?;
+            let folder = TemporaryFolder::create_in(std::env::temp_dir(), "pteron-demo")
+                .context("no temporary folder can be made")?;
             demo(folder.path())
         }
     }

@@ -65,7 +65,8 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
         .max_seq_length(a.max_seq_length)
         .max_context_length(a.max_context_length)
         .full_logits(a.generate_full_logits)
-        .allow_unexpected(a.allow_unexpected);
+        .allow_unexpected(a.allow_unexpected)
+        .quantize(high::quantization(&a.quantization)?);
     for (name, values) in metadata {
         exporter = exporter.metadata(name, values);
     }
@@ -107,6 +108,7 @@ impl Bar {
     fn show(&self, p: Progress, verbose: bool) {
         let stage = match p {
             Progress::Building => "building",
+            Progress::Quantizing { .. } => "quantizing",
             Progress::Lowering => "lowering",
             Progress::Emitting => "planning",
             Progress::Writing { done, total } => {
@@ -139,6 +141,9 @@ pub(super) fn summary(r: &ExportReport) -> String {
         None => row("program", "verified, not written (--export-only)".to_owned()),
     }
     row("model", format!("{}, {}", r.architecture, r.dtype));
+    if let Some(q) = &r.quantization {
+        row("quantized", format!("{}: {} layers", q.scheme, number(q.layers as u64)));
+    }
     row("parameters", number(r.parameters));
     row("file size", format!("{} ({} of constants)", bytes(r.file_bytes), bytes(r.weight_bytes)));
     row("arena size", format!("{} (ExecuTorch's planner: {})", bytes(r.arena_bytes), bytes(r.executorch_arena_bytes)));

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use pteron::quant::scheme::Compat;
+use pteron::quant::transform::{Algorithm, EmbeddingMode, LinearMode};
 use pteron::tensor::DType;
-use pteron::{LoadMode, LoadOptions};
+use pteron::{LoadMode, LoadOptions, Quantization};
 
-use super::low::{ExecArgs, ExportArgs, ExportDType, LoadModeArg, RunArgs};
+use super::low::{AlgorithmArg, EvalArgs, ExecArgs, ExportArgs, ExportDType, LoadModeArg, QuantizationArgs, RunArgs};
 use super::output::Failure;
 
 pub(crate) fn dtype(d: ExportDType) -> DType {
@@ -70,9 +72,14 @@ pub(crate) fn run_load(a: &RunArgs) -> Result<LoadOptions, Failure> {
         mode: load_mode(a.load_mode),
         data: a.data_paths.clone(),
         threads: threads(a.cpu_threads)?,
-        max_memory: a.max_memory,
+        max_memory: a.limits.max_memory,
+        max_operations: a.limits.max_operations,
         methods: Vec::new(),
     })
+}
+
+pub(crate) fn eval_load(a: &EvalArgs) -> Result<LoadOptions, Failure> {
+    Ok(LoadOptions { threads: threads(a.cpu_threads)?, ..LoadOptions::default() })
 }
 
 pub(crate) fn exec_load(a: &ExecArgs) -> Result<LoadOptions, Failure> {
@@ -80,9 +87,57 @@ pub(crate) fn exec_load(a: &ExecArgs) -> Result<LoadOptions, Failure> {
         mode: load_mode(a.load_mode),
         data: a.data.clone(),
         threads: threads(a.cpu_threads)?,
-        max_memory: a.max_memory,
+        max_memory: a.limits.max_memory,
+        max_operations: a.limits.max_operations,
         methods: vec![a.method.clone()],
     })
+}
+
+/// What is quantized.
+pub(crate) fn quantization(a: &QuantizationArgs) -> Result<Quantization, Failure> {
+    let usage = |s: String| Failure::Usage(s);
+    let linear = match &a.quantization_mode {
+        None if a.group_size.is_some() => {
+            return Err(usage("--group-size is for --quantization-mode 8da4w and 4w".to_owned()));
+        }
+        None => None,
+        Some(name) => {
+            let mode = LinearMode::from_name(name, a.group_size);
+            let known = LinearMode::NAMES.join(", ");
+            Some(mode.ok_or_else(|| usage(format!("--quantization-mode is {name}, expected one of {known}")))?)
+        }
+    };
+    if linear == Some(LinearMode::Int8) && a.group_size.is_some_and(|g| g != 0) {
+        return Err(usage(
+            "--group-size is for --quantization-mode 8da4w and 4w; int8 has a scale for each channel".into(),
+        ));
+    }
+    let embedding = a.embedding_quantize.as_deref().map(embedding_mode).transpose()?;
+    let compat = Compat::from_name(&a.quant_compat).ok_or_else(|| {
+        let known: Vec<&str> = Compat::ALL.iter().map(|c| c.name()).collect();
+        usage(format!("--quant-compat is {}, expected {}", a.quant_compat, known.join(" or ")))
+    })?;
+    let algorithm = match a.weight_algorithm {
+        AlgorithmArg::Affine => Algorithm::Affine,
+        AlgorithmArg::Hqq => Algorithm::Hqq,
+        AlgorithmArg::Mse => Algorithm::Mse,
+    };
+    let out = Quantization { linear, embedding, algorithm, pt2e: a.pt2e_quantize.clone(), compat };
+    out.validate().map_err(|e| usage(e.to_string()))?;
+    Ok(out)
+}
+
+/// `BITS,GROUP`, or `BITS` for whole rows.
+fn embedding_mode(text: &str) -> Result<EmbeddingMode, Failure> {
+    let wrong = || {
+        Failure::Usage(format!("--embedding-quantize is {text}, expected BITS,GROUP such as 4,32 with 2, 4 or 8 bits"))
+    };
+    let (bits, group) = text.split_once(',').unwrap_or((text, "0"));
+    let (bits, group) = (bits.trim().parse::<u32>(), group.trim().parse::<usize>());
+    match (bits, group) {
+        (Ok(bits @ (2 | 4 | 8)), Ok(group)) => Ok(EmbeddingMode { bits, group }),
+        _ => Err(wrong()),
+    }
 }
 
 /// The checkpoint, given either way.

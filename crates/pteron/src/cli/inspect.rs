@@ -4,13 +4,14 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use pteron::checkpoint::{Checkpoint, read_limited};
+use pteron::checkpoint::{Checkpoint, Description, read_limited};
 use pteron::ir::MetaValue;
 use pteron::models::ModelConfig;
 use pteron::program_format::{
     MethodSummary, MissingOperator, PortSummary, ProgramSummary, RuntimeProfile, missing_operators, summary,
 };
 use pteron::pte::{BundledProgram, EtDump, dump};
+use pteron::tensor::natural_order;
 use pteron::{LoadMode, ProgramFile, open_data};
 use serde_json::{Value as Json, json};
 
@@ -295,16 +296,18 @@ fn program_json(s: &ProgramSummary) -> Json {
 fn data(a: &InspectArgs) -> Done {
     let file = open_data(&a.file, LoadMode::Mmap)?;
     let total: u64 = file.head.entries.iter().map(|e| e.range.end - e.range.start).sum();
+    let mut entries: Vec<_> = file.head.entries.iter().collect();
+    entries.sort_by(|a, b| natural_order(&a.key, &b.key));
     let shape = |e: &pteron::pte::PtdEntry| {
         e.layout.as_ref().map(|l| format!("{}{:?}", l.scalar_type, l.sizes)).unwrap_or_else(|| "bytes".to_owned())
     };
     if a.json {
-        let entry = |e: &pteron::pte::PtdEntry| json!({"key": e.key, "type": shape(e), "bytes": e.range.end - e.range.start, "segment": e.segment_index});
-        let entries: Vec<_> = file.head.entries.iter().map(entry).collect();
+        let entry = |e: &&pteron::pte::PtdEntry| json!({"key": e.key, "type": shape(e), "bytes": e.range.end - e.range.start, "segment": e.segment_index});
+        let entries: Vec<_> = entries.iter().map(entry).collect();
         return put_json(&json!({"kind": "data", "bytes": total, "entries": entries}));
     }
     let mut out = format!("ExecuTorch data, {} in {} entries\n", bytes(total), file.head.entries.len());
-    for e in &file.head.entries {
+    for e in entries {
         let _ = writeln!(out, "  {}: {}, {}", e.key, shape(e), bytes(e.range.end - e.range.start));
     }
     put(&out)
@@ -348,11 +351,15 @@ fn profile(a: &InspectArgs) -> Done {
 fn checkpoint(a: &InspectArgs) -> Done {
     let c = Checkpoint::open(&a.file)?;
     // A file of tensors need not be a model.
-    let config = c.config_json().ok().map(ModelConfig::from_hf);
+    let config = match c.description() {
+        Description::HuggingFace { config: None } | Description::Meta { params: None } => None,
+        _ => Some(ModelConfig::from_checkpoint(&c)),
+    };
     let generation = c.generation_config()?;
     let tensor =
-        |t: pteron::checkpoint::TensorInfo<'_>| (t.name.to_owned(), format!("{}{:?}", t.dtype, t.shape), t.bytes);
-    let tensors: Vec<_> = c.tensors().map(tensor).collect();
+        |t: pteron::checkpoint::TensorInfo<'_>| (t.name.to_owned(), format!("{}{:?}", t.encoding, t.shape), t.bytes);
+    let mut tensors: Vec<_> = c.tensors().map(tensor).collect();
+    tensors.sort_by(|a, b| natural_order(&a.0, &b.0));
     let files: Vec<_> = c.files().map(|p| p.display().to_string()).collect();
     if a.json {
         let model = match &config {
@@ -379,7 +386,7 @@ fn checkpoint(a: &InspectArgs) -> Done {
         let _ = writeln!(out, "  file {f}");
     }
     match &config {
-        None => out.push_str("  no config.json\n"),
+        None => out.push_str("  no file that says which model it is\n"),
         Some(Err(e)) => {
             let _ = writeln!(out, "  {e}");
         }

@@ -37,12 +37,26 @@ pub(super) enum Command {
                         Flags have the names of ExecuTorch's llama_main. Without --max-new-tokens and --seq-len, \
                         generation ends with the text or with the model's context.")]
     Run(Box<RunArgs>),
+    /// Measure perplexity, and how far a model is from its reference
+    #[command(
+        long_about = "Measure the perplexity of a program or a checkpoint on a text; with --reference also how far it is from \
+                        that model: KL divergence, same top token, change of the next token's probability.\n\n\
+                        A perplexity means something only beside its method, which is printed with it: windows, scored \
+                        tokens, token of beginning. Compare figures of one method, one tokenizer and one text."
+    )]
+    Eval(Box<EvalArgs>),
     /// Call a method of a program with inputs from a JSON file
     #[command(long_about = "Call a method of a program with inputs from a JSON file.\n\n\
                         The file is a list of calls, a call a list of inputs, an input a number, a boolean or \
                         {\"dtype\": \"float32\", \"shape\": [1, 2], \"data\": [0.5, NaN]}. Outputs are written in the same \
                         way. State such as a KV cache lives from call to call.")]
     Exec(ExecArgs),
+    /// Turn text into a tokenizer's ids, or ids into text
+    #[command(long_about = "Turn text into a tokenizer's ids, or ids into text.\n\n\
+                        The tokenizer is found by its content: a Hugging Face tokenizer.json, a SentencePiece or tiktoken \
+                        model, tekken.json, a llama2.c tokenizer.bin, or a GGUF file. Which one it is is said on standard \
+                        error, or in the JSON.")]
+    Tokenize(TokenizeArgs),
     /// Say what a checkpoint or a program holds
     Inspect(InspectArgs),
     /// Export, inspect and run a small bundled model
@@ -54,6 +68,11 @@ pub(super) enum Command {
     Bench(Box<BenchArgs>),
     /// List the operators of the intermediate representation
     Operators(OperatorsArgs),
+    /// Print the numbers of a quantization scheme, field by field
+    #[command(long_about = "Print the numbers of a quantization scheme, field by field.\n\n\
+                  For each operator class that the scheme's quantizer annotates: how input and output activations, weight and \
+                  bias are quantized. Without a name, the schemes are listed.")]
+    ExplainScheme(ExplainSchemeArgs),
     /// Print the reference of the command line as Markdown
     #[command(hide = true)]
     HelpMarkdown,
@@ -68,6 +87,42 @@ pub(super) enum ExportDType {
     Fp16,
     #[value(alias = "bfloat16")]
     Bf16,
+}
+
+/// How the scales of weights are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum AlgorithmArg {
+    /// From the largest magnitude of a group
+    Affine,
+    /// HQQ that moves scales only, as ExecuTorch does by default
+    Hqq,
+    /// A search for the least squared error of the weights
+    Mse,
+}
+
+/// What is quantized.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Quantization")]
+pub(super) struct QuantizationArgs {
+    /// Linear layers by a source transform: int8 (weights per channel), 8da4w (4-bit weights in groups, 8-bit dynamic
+    /// activations), 4w (4-bit weights in groups) (short form: -qmode)
+    #[arg(long, value_name = "MODE")]
+    pub(super) quantization_mode: Option<String>,
+    /// Columns of a group; 0 for whole rows [default: 128 for 8da4w, 256 for 4w]
+    #[arg(short = 'G', long, value_name = "N")]
+    pub(super) group_size: Option<usize>,
+    /// Embeddings: bits (2, 4 or 8) and columns of a group (0 for whole rows), such as 4,32
+    #[arg(short = 'E', long, value_name = "BITS,GROUP")]
+    pub(super) embedding_quantize: Option<String>,
+    /// How the source transforms choose scales
+    #[arg(long, value_enum, default_value = "hqq")]
+    pub(super) weight_algorithm: AlgorithmArg,
+    /// PT2E schemes, commas between them: `pteron explain-scheme` lists them
+    #[arg(long, value_name = "SCHEME,...")]
+    pub(super) pt2e_quantize: Option<String>,
+    /// Whose numbers the PT2E schemes take: et0.5 or et1.5
+    #[arg(long, value_name = "RELEASE", default_value = "et1.5")]
+    pub(super) quant_compat: String,
 }
 
 /// `pteron export`.
@@ -118,6 +173,8 @@ pub(super) struct ExportArgs {
     /// Logits of all tokens of a call, not only of the last
     #[arg(long)]
     pub(super) generate_full_logits: bool,
+    #[command(flatten)]
+    pub(super) quantization: QuantizationArgs,
     /// Further constant methods: a JSON object such as {"get_bos_id": 1, "get_eos_ids": [2, 3]}
     #[arg(short = 'm', long, value_name = "JSON")]
     pub(super) metadata: Option<String>,
@@ -146,6 +203,19 @@ pub(super) enum LoadModeArg {
     Mlock,
 }
 
+/// What a program may take.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct LimitArgs {
+    /// Most memory that the program may declare (activations, caches, constants that must be decoded), such as 2GiB; what
+    /// goes past it is refused before it is allocated [default: all the machine has]
+    #[arg(long, value_name = "SIZE", value_parser = super::sizes::bytes)]
+    pub(super) max_memory: Option<u64>,
+    /// Most element operations of one call, such as 50G: one for each element written or read and each multiply-add of a
+    /// matrix product, and 64 for each operator; a program that needs more is stopped [default: no limit]
+    #[arg(long, value_name = "N", value_parser = super::sizes::count)]
+    pub(super) max_operations: Option<u64>,
+}
+
 /// What is said about speed after a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum StatsArg {
@@ -166,7 +236,7 @@ pub(super) struct RunArgs {
     /// The same, as llama_main names it
     #[arg(long, value_name = "PATH")]
     pub(super) model_path: Option<PathBuf>,
-    /// tokenizer.json, or the folder that has it [default: beside the program]
+    /// Tokenizer of any kind (tokenizer.json, SentencePiece, tiktoken, Tekken, llama2.c, GGUF), or a folder [default: beside the program]
     #[arg(long, alias = "tokenizer-path", short = 't', value_name = "PATH")]
     pub(super) tokenizer: Option<PathBuf>,
     /// Text to continue [default: standard input]
@@ -235,9 +305,71 @@ pub(super) struct RunArgs {
     /// Print the whole result as JSON instead of streaming text
     #[arg(long)]
     pub(super) json: bool,
-    /// Most working memory, in bytes
-    #[arg(long, value_name = "BYTES")]
-    pub(super) max_memory: Option<u64>,
+    #[command(flatten)]
+    pub(super) limits: LimitArgs,
+}
+
+/// How a text is cut into windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ProtocolArg {
+    /// Windows side by side, all but the first token of each scored: as the GPTQ literature reports WikiText-2
+    #[value(alias = "gptq")]
+    NonOverlapping,
+    /// llama.cpp's: windows side by side, the second half of each scored, each begun by the token of beginning
+    #[value(name = "llama.cpp", alias = "llama-cpp")]
+    LlamaCpp,
+    /// Overlapping windows every --stride tokens, each token scored once
+    Strided,
+}
+
+/// `pteron eval`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+        pteron eval SmolLM2-135M-Instruct --text wiki.test.raw --window 2048\n  \
+        pteron eval SmolLM2-135M-Instruct -qmode 8da4w -G 32 --reference SmolLM2-135M-Instruct --text wiki.test.raw\n  \
+        pteron eval smollm2.pte --reference SmolLM2-135M-Instruct --text wiki.test.raw --window 512 --windows 64")]
+pub(super) struct EvalArgs {
+    /// What is measured: a program (.pte or .bpte) or a checkpoint
+    #[arg(value_name = "SUBJECT")]
+    pub(super) subject: PathBuf,
+    /// Text to measure on, UTF-8
+    #[arg(long, value_name = "FILE")]
+    pub(super) text: PathBuf,
+    /// What it is compared with: a checkpoint or a program of the same vocabulary
+    #[arg(long, value_name = "PATH")]
+    pub(super) reference: Option<PathBuf>,
+    /// Tokenizer: a file or the folder it is in [default: that of the reference or of the subject's folder]
+    #[arg(long, value_name = "PATH", alias = "tokenizer-path")]
+    pub(super) tokenizer: Option<PathBuf>,
+    /// How the text is cut and scored
+    #[arg(long, value_enum, default_value = "non-overlapping")]
+    pub(super) protocol: ProtocolArg,
+    /// Tokens of a window
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(super) window: usize,
+    /// Tokens from one window to the next, for --protocol strided [default: half a window]
+    #[arg(long, value_name = "N")]
+    pub(super) stride: Option<usize>,
+    /// Most windows [default: all of the text]
+    #[arg(long, value_name = "N")]
+    pub(super) windows: Option<usize>,
+    /// Element type in which checkpoints are computed
+    #[arg(short = 'd', long, value_enum, default_value = "fp32", ignore_case = true)]
+    pub(super) dtype: ExportDType,
+    /// Method of a program
+    #[arg(long, value_name = "NAME", default_value = "forward")]
+    pub(super) method_name: String,
+    /// Files of external constants (.ptd) of a program
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',')]
+    pub(super) data_paths: Vec<PathBuf>,
+    /// Threads; -1 is the number of performance cores
+    #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
+    pub(super) cpu_threads: i64,
+    /// Print the figures as JSON on standard output
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) quantization: QuantizationArgs,
 }
 
 /// `pteron exec`.
@@ -264,9 +396,49 @@ pub(super) struct ExecArgs {
     /// How the program's bytes are reached
     #[arg(long, value_enum, default_value = "mmap")]
     pub(super) load_mode: LoadModeArg,
-    /// Most working memory, in bytes
-    #[arg(long, value_name = "BYTES")]
-    pub(super) max_memory: Option<u64>,
+    #[command(flatten)]
+    pub(super) limits: LimitArgs,
+}
+
+/// How a tiktoken rank file's text is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum PatternArg {
+    /// As the models' reference in Python does
+    Python,
+    /// As ExecuTorch's C++ tokenizer does
+    Cpp,
+}
+
+/// `pteron tokenize`.
+#[derive(Debug, Args)]
+pub(super) struct TokenizeArgs {
+    /// Text, or with --decode ids [default: standard input]
+    #[arg(value_name = "TEXT", allow_hyphen_values = true)]
+    pub(super) text: Option<String>,
+    /// Tokenizer, or the folder that has it
+    #[arg(long, alias = "tokenizer-path", short = 't', value_name = "PATH")]
+    pub(super) tokenizer: PathBuf,
+    /// File with the text
+    #[arg(long, short = 'f', value_name = "FILE", conflicts_with = "text")]
+    pub(super) file: Option<PathBuf>,
+    /// The text is JSON, a string a line (with --decode a list of ids a line); one result a line
+    #[arg(long)]
+    pub(super) jsonl: bool,
+    /// Turn ids into text
+    #[arg(long)]
+    pub(super) decode: bool,
+    /// Leave out the beginning and end tokens that the tokenizer adds by its own rules; with --decode, leave out special tokens
+    #[arg(long)]
+    pub(super) no_special: bool,
+    /// Take special tokens that the text spells out as text
+    #[arg(long)]
+    pub(super) as_text: bool,
+    /// How text is cut, for a tiktoken rank file
+    #[arg(long, value_enum, default_value = "python")]
+    pub(super) pattern: PatternArg,
+    /// Print JSON: ids and pieces, or text
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// Runtimes whose operators are known.
@@ -313,6 +485,20 @@ pub(super) struct OperatorsArgs {
     /// Print a Markdown document
     #[arg(long, conflicts_with = "json")]
     pub(super) markdown: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// `pteron explain-scheme`.
+#[derive(Debug, Args)]
+pub(super) struct ExplainSchemeArgs {
+    /// The scheme's name, as for --pt2e-quantize; several with commas between them
+    #[arg(value_name = "SCHEME")]
+    pub(super) scheme: Option<String>,
+    /// Whose numbers, where ExecuTorch's releases differ: et0.5 or et1.5 [default: et1.5]
+    #[arg(long, value_name = "RELEASE")]
+    pub(super) quant_compat: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -396,6 +582,8 @@ pub(super) struct BenchModelArgs {
     /// Size of the buffer that stands for memory, in MiB
     #[arg(long, value_name = "N", default_value_t = pteron::bench::DEFAULT_READ_MIB)]
     pub(super) mib: usize,
+    #[command(flatten)]
+    pub(super) limits: LimitArgs,
     /// Print the time of each kind of operator as well, for the first prompt and the last context
     #[arg(long)]
     pub(super) profile: bool,

@@ -3,17 +3,22 @@
 mod argv;
 mod bench;
 mod demo;
+mod eval;
 mod exec;
+mod explain_scheme;
 mod export;
 mod help;
 mod high;
 mod inspect;
+mod interrupt;
 mod json;
 mod low;
 mod not_built;
 mod operators;
 mod output;
 mod run;
+mod sizes;
+mod tokenize;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -45,7 +50,12 @@ pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
             return ExitCode::from(if e.use_stderr() { USAGE } else { 0 });
         }
     };
-    match dispatch(cli) {
+    interrupt::install();
+    let done = dispatch(cli);
+    if let Some(code) = interrupt::exit_code() {
+        return ExitCode::from(code);
+    }
+    match done {
         Ok(()) | Err(Failure::Pipe) => ExitCode::SUCCESS,
         Err(Failure::Told) => ExitCode::from(FAILED),
         Err(failure) => {
@@ -63,11 +73,14 @@ fn dispatch(cli: Cli) -> Done {
     match cli.command {
         Some(Command::Export(a)) => export::run(&a),
         Some(Command::Run(a)) => run::run(&a),
+        Some(Command::Eval(a)) => eval::run(&a),
         Some(Command::Exec(a)) => exec::run(&a),
+        Some(Command::Tokenize(a)) => tokenize::run(&a),
         Some(Command::Inspect(a)) => inspect::run(&a),
         Some(Command::Demo(a)) => demo::run(&a),
         Some(Command::Bench(a)) => bench::run(&a),
         Some(Command::Operators(a)) => operators::run(&a),
+        Some(Command::ExplainScheme(a)) => explain_scheme::run(&a),
         Some(Command::HelpMarkdown) => help::markdown(),
         None => Err(Failure::Usage(Cli::command().render_usage().to_string())),
     }

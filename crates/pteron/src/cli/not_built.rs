@@ -15,7 +15,6 @@ const fn short(long: &'static str, short: char, what: &'static str) -> NotBuilt 
     NotBuilt { long, short: Some(short), what }
 }
 
-const QUANT: &str = "quantization of weights";
 const KV: &str = "a quantized KV cache";
 const CALIBRATION: &str = "calibration";
 const LORA: &str = "LoRA adapters";
@@ -39,11 +38,7 @@ const FLAGS: &[NotBuilt] = &[
     flag("static-quantize-kv-cache-scale", KV),
     flag("local-global-attention", "ring caches of local attention layers"),
     flag("use-attention-sink", "attention sinks"),
-    short("embedding-quantize", 'E', "quantization of the embedding"),
     flag("use-shared-embedding", "a quantized embedding shared with the output layer"),
-    flag("quantization-mode", QUANT),
-    short("group-size", 'G', QUANT),
-    flag("pt2e-quantize", "post-training quantization of the graph"),
     flag("quantize-scope", "post-training quantization of the graph"),
     flag("use-qat", "checkpoints from quantization-aware training"),
     flag("use-spin-quant", "SpinQuant's rotations"),

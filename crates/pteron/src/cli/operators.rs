@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use pteron::exec::has_kernel;
+use pteron::ir::op::Library;
 use pteron::ir::{Level, OPERATORS};
 use pteron::program_format::RuntimeProfile;
 use serde_json::json;
@@ -31,6 +32,7 @@ pub(super) fn run(a: &OperatorsArgs) -> Done {
                     "name": d.name,
                     "schema": d.schema_text,
                     "level": level(d.level),
+                    "library": d.library().map(Library::name),
                     "executes": has_kernel(d.op),
                     "executorch_1_5_1": in_executorch(d),
                 })
@@ -43,19 +45,21 @@ pub(super) fn run(a: &OperatorsArgs) -> Done {
         out.push_str(
             "# Operators\n\nThe operators of the intermediate representation. *Kernel*: ExecuTorch's runtime calls one under \
              the schema's name. *High level*: captured whole, and decomposed for targets that lack it. *Structure*: branches, \
-             loops, delegates and operators outside the table.\n\n\
-             | operator | level | runs here | ExecuTorch 1.5.1 | schema |\n|---|---|---|---|---|\n",
+             loops, delegates and operators outside the table. *Library*: the one of ExecuTorch that has the kernel; `custom_ops` \
+             is `extension/llm/custom_ops`, `quantized` is `kernels/quantized`.\n\n\
+             | operator | level | library | runs here | ExecuTorch 1.5.1 | schema |\n|---|---|---|---|---|---|\n",
         );
     }
     for d in OPERATORS {
         let (here, there) = (mark(has_kernel(d.op)), mark(in_executorch(d)));
+        let library = d.library().map_or("", Library::name);
         let _ = match a.markdown {
             true => {
                 let schema = d.schema_text.replace('|', "\\|");
                 let schema = if schema.is_empty() { schema } else { format!("`{schema}`") };
-                writeln!(out, "| `{}` | {} | {here} | {there} | {schema} |", d.name, level(d.level))
+                writeln!(out, "| `{}` | {} | {library} | {here} | {there} | {schema} |", d.name, level(d.level))
             }
-            false => writeln!(out, "{:<46} {:<11} {}", d.name, level(d.level), d.schema_text),
+            false => writeln!(out, "{:<46} {:<11} {library:<10} {}", d.name, level(d.level), d.schema_text),
         };
     }
     put(&out)

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::{self, Write};
 
+use pteron::exec::ExecError;
+
 /// Why a command ended without its result.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -40,9 +42,26 @@ impl fmt::Display for Failure {
                         text = format!("{text}: {cause}");
                     }
                 }
-                f.write_str(&text)
+                text.push_str(hint(e));
+                // Names of a file may be part of it, and it goes to a terminal.
+                for c in text.chars() {
+                    if c.is_control() && c != '\n' { write!(f, "{}", c.escape_unicode())? } else { write!(f, "{c}")? }
+                }
+                Ok(())
             }
         }
+    }
+}
+
+/// The flag that may help, where an error comes of a limit.
+fn hint(e: &anyhow::Error) -> &'static str {
+    let limit = e
+        .chain()
+        .find_map(|c| c.downcast_ref::<ExecError>().or_else(|| c.downcast_ref::<Box<ExecError>>().map(AsRef::as_ref)));
+    match limit {
+        Some(ExecError::MemoryLimit { .. }) => "; --max-memory SIZE allows another amount",
+        Some(ExecError::OutOfFuel { .. }) => "; --max-operations N allows another number",
+        _ => "",
     }
 }
 

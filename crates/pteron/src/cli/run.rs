@@ -5,17 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
-use pteron::checkpoint::TokenizerFiles;
-use pteron::llm::chat::{ChatTemplates, Message, RenderOptions};
+use pteron::llm::chat::{Message, RenderOptions};
 use pteron::llm::clock::{Clock, SystemClock};
 use pteron::llm::runner::{FinishReason, GenerationConfig, GenerationResult, Runner};
-use pteron::llm::tokenizer::Tokenizer;
-use pteron::{LoadOptions, ProgramDecoder, ProgramFile};
+use pteron::llm::tokenizer::{Tokenizer, TokenizerKind};
+use pteron::{Error, LoadOptions, ProgramDecoder, ProgramFile, TokenizerSource};
 use serde_json::json;
 
-use super::high;
 use super::low::{RunArgs, StatsArg};
 use super::output::{Done, Failure, put, put_json, put_line, say};
+use super::{high, interrupt};
 
 type TextRunner = Runner<ProgramDecoder, SystemClock>;
 
@@ -26,12 +25,14 @@ pub(super) fn run(a: &RunArgs) -> Done {
     let prompt = prompt(a)?;
     let clock = SystemClock;
     let start = clock.now_ms();
-    let (tokenizer, files) = tokenizer(a.tokenizer.as_deref(), model)?;
-    let mut runner = runner(model, &a.method_name, load, tokenizer)?;
+    let file = ProgramFile::open(model, load.mode)?;
+    let (tokenizer, source) = tokenizer(a.tokenizer.as_deref(), model)?;
+    let kind = tokenizer.kind();
+    let mut runner = prepare(file, model, &a.method_name, load, tokenizer)?;
     runner.set_load_times(start, clock.now_ms());
 
     let chat = a.chat || a.system.is_some();
-    let (text, ids) = if chat { render(a, &files, &runner, &prompt)? } else { encode(a, &runner, &prompt)? };
+    let (text, ids) = if chat { render(a, &source, &runner, &prompt)? } else { encode(a, &runner, &prompt)? };
     if a.warmup {
         runner.generate_ids(&ids, &config, &mut |_| {})?;
         runner.reset()?;
@@ -42,6 +43,7 @@ pub(super) fn run(a: &RunArgs) -> Done {
         put(&text)?;
     }
     let cancel = runner.cancel_handle();
+    let stops = interrupt::stops(cancel.clone());
     let mut written = Ok(());
     let result = runner.generate_ids(&ids, &config, &mut |piece| {
         if !a.json && written.is_ok() {
@@ -56,7 +58,8 @@ pub(super) fn run(a: &RunArgs) -> Done {
         put("\n")?;
     }
     let result = result?;
-    report(a, &text, &ids, &result)
+    drop(stops);
+    report(a, kind, &text, &ids, &result)
 }
 
 /// The settings of the run. Their names are those of the flags, but for the spelling.
@@ -78,10 +81,11 @@ fn generation(a: &RunArgs) -> Result<GenerationConfig, Failure> {
     }
 }
 
-fn report(a: &RunArgs, prompt: &str, ids: &[u32], r: &GenerationResult) -> Done {
+fn report(a: &RunArgs, kind: TokenizerKind, prompt: &str, ids: &[u32], r: &GenerationResult) -> Done {
     if a.json {
         let stats: serde_json::Value = serde_json::from_str(&r.stats.to_json())?;
         return put_json(&json!({
+            "tokenizer": kind.to_string(),
             "prompt": prompt,
             "prompt_ids": ids,
             "text": r.text,
@@ -122,7 +126,16 @@ pub(super) fn runner(
     load: LoadOptions,
     tokenizer: Tokenizer,
 ) -> Result<TextRunner, Failure> {
-    let file = ProgramFile::open(model, load.mode)?;
+    prepare(ProgramFile::open(model, load.mode)?, model, method, load, tokenizer)
+}
+
+fn prepare(
+    file: ProgramFile,
+    model: &Path,
+    method: &str,
+    load: LoadOptions,
+    tokenizer: Tokenizer,
+) -> Result<TextRunner, Failure> {
     // Constant methods take nothing.
     let plans = file.head().program().execution_plans.iter();
     let known: Vec<&str> = plans.filter(|p| !p.inputs.is_empty()).map(|p| p.name.as_str()).collect();
@@ -167,29 +180,19 @@ fn prompt(a: &RunArgs) -> Result<String, Failure> {
 }
 
 /// The tokenizer that was asked for, else the one beside the program.
-fn tokenizer(asked: Option<&Path>, model: &Path) -> Result<(Tokenizer, TokenizerFiles), Failure> {
-    let beside = |p: &Path| match p.parent() {
+pub(super) fn tokenizer(asked: Option<&Path>, model: &Path) -> Result<(Tokenizer, TokenizerSource), Failure> {
+    let beside = || match model.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
     };
-    let folder = match asked {
-        Some(p) if p.is_dir() => p.to_owned(),
-        Some(p) => beside(p),
-        None => beside(model),
+    let source = match asked {
+        Some(path) => TokenizerSource::open(path)?,
+        None => match TokenizerSource::open(&beside()) {
+            Err(e @ Error::Kind { .. }) => return Err(anyhow!("{e}; give one with --tokenizer PATH").into()),
+            other => other?,
+        },
     };
-    let mut files = TokenizerFiles::find(&folder);
-    if let Some(p) = asked.filter(|p| !p.is_dir()) {
-        files.tokenizer_json = Some(p.to_owned());
-    }
-    let Some(path) = files.tokenizer_json.clone().or(files.tokenizer_model.clone()) else {
-        let place = folder.display();
-        let hint = if asked.is_some() { "" } else { "; give one with --tokenizer PATH" };
-        return Err(anyhow!("{place}: there is no tokenizer.json in this folder{hint}").into());
-    };
-    let bytes = files.read(&Some(path.clone()))?.unwrap_or_default();
-    let config = files.read(&files.tokenizer_config)?;
-    let tokenizer = Tokenizer::from_bytes(&bytes, config.as_deref());
-    Ok((tokenizer.map_err(|e| anyhow!("{}: {e}", path.display()))?, files))
+    Ok((source.tokenizer()?, source))
 }
 
 /// The prompt's ids, with the special tokens that were asked for or that the tokenizer's own rules add.
@@ -212,13 +215,11 @@ fn encode(a: &RunArgs, runner: &TextRunner, prompt: &str) -> Result<(String, Vec
 /// The prompt in the model's chat template.
 fn render(
     a: &RunArgs,
-    files: &TokenizerFiles,
+    source: &TokenizerSource,
     runner: &TextRunner,
     prompt: &str,
 ) -> Result<(String, Vec<u32>), Failure> {
-    let config = files.read(&files.tokenizer_config)?;
-    let jinja = files.read(&files.chat_template_jinja)?;
-    let templates = ChatTemplates::from_files(config.as_deref(), jinja.as_deref())?;
+    let templates = source.chat_templates().map_err(|e| anyhow!("{}: {e}", source.path().display()))?;
     let mut messages: Vec<Message> = a.system.as_deref().map(Message::system).into_iter().collect();
     messages.push(Message::user(prompt));
     let options = RenderOptions { add_generation_prompt: true, now: Some(now()), ..RenderOptions::default() };

@@ -44,7 +44,8 @@ fn command(args: &[&str], folder: &Path) -> Command {
     c
 }
 
-fn ran(output: std::process::Output) -> Ran {
+/// Status and text of a run.
+pub(crate) fn ran(output: std::process::Output) -> Ran {
     Ran {
         code: output.status.code().unwrap_or(-1),
         out: String::from_utf8(output.stdout).unwrap(),

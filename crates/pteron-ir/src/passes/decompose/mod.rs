@@ -2,6 +2,7 @@
 
 mod attention;
 mod layers;
+mod quant;
 
 use super::rewrite::{Emitter, Materializer};
 use crate::arg::Arg;
@@ -22,6 +23,10 @@ use crate::print::{self, Names};
 /// | `pteron::rope` | products and sums of halves or of neighbours, in f32 |
 /// | `aten::scaled_dot_product_attention` | two batched products and a softmax, as PyTorch's math path: query and key are each scaled by the root of the scale, f16 and bf16 are computed in f32, rows that a mask hides wholly are zero |
 /// | `aten::transpose_copy.int` | `aten::permute_copy` |
+/// | `dequantize_per_channel_group`, `torchao::dequantize_affine` | `dequantize_per_channel`, of a matrix of one row a block where blocks are no channels |
+/// | `torchao::quantize_affine`, `fake_quant_per_channel` | `quantize_per_channel` likewise, and back to numbers |
+/// | `choose_qparams_symmetric`, `choose_qparams_per_token`, `torchao::choose_qparams_affine` | minima, maxima, quotients: ExecuTorch's own `choose_qparams` follows another rule |
+/// | `convert_element_type.no_fuse` | `aten::_to_copy` |
 ///
 /// New nodes keep the module path; the report maps their debug handles to the old one. An operator that the target lacks
 /// and that is not in this list is an error.
@@ -48,6 +53,18 @@ fn unsupported<T>(reason: impl Into<String>) -> Result<T, Trouble> {
 
 type Rule = fn(&mut Emitter<'_>, &Node) -> Emitted;
 
+/// A rule for an operator of several results.
+type SeveralRule = fn(&mut Emitter<'_>, &Node) -> quant::Two;
+
+fn several(op: Op) -> Option<SeveralRule> {
+    Some(match op {
+        Op::ChooseQparamsSymmetric => quant::choose_qparams_symmetric,
+        Op::ChooseQparamsPerToken => quant::choose_qparams_per_token,
+        Op::ChooseQparamsAffine => quant::choose_qparams_affine,
+        _ => return None,
+    })
+}
+
 fn rule(op: Op) -> Option<Rule> {
     Some(match op {
         Op::RmsNorm => layers::rms_norm,
@@ -55,6 +72,11 @@ fn rule(op: Op) -> Option<Rule> {
         Op::Rope => layers::rope,
         Op::TransposeCopy => layers::transpose,
         Op::Sdpa => attention::sdpa,
+        Op::ConvertElementType => quant::convert_element_type,
+        Op::DequantizePerChannelGroup => quant::dequantize_per_channel_group,
+        Op::DequantizeAffine => quant::dequantize_affine,
+        Op::QuantizeAffine => quant::quantize_affine,
+        Op::FakeQuantPerChannel => quant::fake_quant_per_channel,
         _ => return None,
     })
 }
@@ -121,21 +143,30 @@ fn replace(
     work: &mut Work<'_>,
 ) -> Result<(), Trouble> {
     let node = g.nodes[n].clone();
-    let Some(rule) = rule(node.op) else {
+    let (single, several) = (rule(node.op), several(node.op));
+    if single.is_none() && several.is_none() {
         return unsupported(format!("the target has no {} and there is no rule to replace it", node.op));
-    };
+    }
     if !cx.step() {
         g.regions[r].nodes.push(n);
         return Ok(());
     }
     let mut e = Emitter { module: m, g, ints: &mut work.ints, region: r, path: node.path, made: Vec::new() };
-    let result = rule(&mut e, &node)?;
-    if let Some(&old) = node.outputs.first()
-        && !e.g.ty(result).may_equal(e.g.ty(old), &e.g.symbols)
-    {
-        return unsupported(format!("it would become {}, which is not its type", e.g.ty(result)));
+    let results: quant::Two = match (single, several) {
+        (Some(rule), _) => rule(&mut e, &node).map(|v| std::iter::once(v).collect()),
+        (None, Some(rule)) => rule(&mut e, &node),
+        (None, None) => Ok(Default::default()),
+    };
+    let results = results?;
+    for (&result, &old) in results.iter().zip(&node.outputs) {
+        if !e.g.ty(result).may_equal(e.g.ty(old), &e.g.symbols) {
+            return unsupported(format!("it would become {}, which is not its type", e.g.ty(result)));
+        }
     }
-    e.take_over(n, result)?;
+    match results[..] {
+        [result] => e.take_over(n, result)?,
+        _ => e.take_over_all(n, &results)?,
+    }
     for new in e.made {
         let op = g.nodes[new].op;
         if !cx.has(op) {

@@ -1,0 +1,109 @@
+//! Running data past observers.
+
+use pteron_exec::{NodeEvent, NodeHook, Value, ValueRef};
+use pteron_ir::{ConstData, Def, Graph, Module, ValueId};
+use pteron_tensor::{CastSource, DType, read_all};
+
+use super::QuantizeError;
+use super::prepare::{PreparedGraph, SlotId};
+use crate::error::ObserveError;
+
+/// The hook that feeds observers. One run of the module with it is one step of every observer, whatever the batching.
+///
+/// The first error is kept and ends observation; ask [`Calibration::finish`] for it after each run.
+#[derive(Debug)]
+pub struct Calibration<'p> {
+    prepared: &'p mut PreparedGraph,
+    error: Option<ObserveError>,
+}
+
+impl<'p> Calibration<'p> {
+    /// A hook for runs of the graph that was prepared.
+    pub fn new(prepared: &'p mut PreparedGraph) -> Calibration<'p> {
+        Calibration { prepared, error: None }
+    }
+
+    /// Feeds the graph's inputs, which no node gives: call it before each run, with the same inputs.
+    ///
+    /// # Errors
+    /// [`ObserveError`] naming the tensor.
+    pub fn inputs(&mut self, graph: &Graph, inputs: &[Value]) -> Result<(), ObserveError> {
+        for (&value, given) in graph.inputs.iter().zip(inputs) {
+            observe(self.prepared, value, &given.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// What went wrong during the run.
+    ///
+    /// # Errors
+    /// [`ObserveError`] naming the tensor.
+    pub fn finish(self) -> Result<(), ObserveError> {
+        self.error.map_or(Ok(()), Err)
+    }
+}
+
+fn observe(prepared: &mut PreparedGraph, value: ValueId, data: &ValueRef<'_>) -> Result<(), ObserveError> {
+    let PreparedGraph { slots, taps, .. } = prepared;
+    let (Some(tap), ValueRef::Tensor(view)) = (taps.get(&value), data) else { return Ok(()) };
+    for slot in tap.slots() {
+        let slot = &mut slots[slot.0 as usize];
+        if let Some(observer) = &mut slot.observer {
+            observer.observe_view(&slot.label, view)?;
+        }
+    }
+    Ok(())
+}
+
+impl NodeHook for Calibration<'_> {
+    fn after(&mut self, event: &NodeEvent<'_>) {
+        if self.error.is_some() || event.graph.name != self.prepared.graph {
+            return;
+        }
+        for (&value, output) in event.graph.nodes[event.node].outputs.iter().zip(event.outputs) {
+            if let Err(e) = observe(self.prepared, value, output) {
+                self.error = Some(e);
+                return;
+            }
+        }
+    }
+}
+
+/// Feeds the observers of constants: weights, once. A shared observer of several constants sees each.
+///
+/// # Errors
+/// [`QuantizeError`] naming the constant that cannot be read, or that holds a NaN.
+pub fn observe_constants(module: &Module, graph: &Graph, prepared: &mut PreparedGraph) -> Result<(), QuantizeError> {
+    let constants: Vec<(ValueId, pteron_ir::ConstId)> = prepared
+        .taps
+        .keys()
+        .filter_map(|&v| match graph.values[v].def {
+            Def::Const(c) => Some((v, c)),
+            _ => None,
+        })
+        .collect();
+    for (value, c) in constants {
+        let constant = &module.constants[c];
+        let needed = |s: &SlotId| {
+            let observer = prepared.slots[s.0 as usize].observer.as_ref();
+            observer.is_some_and(|o| o.spec().observer.kind.needs_data())
+        };
+        let slots: Vec<SlotId> = prepared.taps[&value].slots().filter(needed).collect();
+        if slots.is_empty() {
+            continue;
+        }
+        let ConstData::Source(source) = &constant.data else {
+            return Err(QuantizeError::NoData { constant: constant.name.to_string() });
+        };
+        let failed = |e: pteron_tensor::SourceError| QuantizeError::Source { reason: e.to_string() };
+        let bytes = read_all(CastSource::wrap(source.clone(), DType::F32).as_ref()).map_err(failed)?;
+        let data: &[f32] = bytemuck::cast_slice(&bytes);
+        for slot in slots {
+            let slot = &mut prepared.slots[slot.0 as usize];
+            if let Some(observer) = &mut slot.observer {
+                observer.observe(&slot.label, source.shape(), data)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,412 @@
+//! ExecuTorch's source transforms: `--quantization-mode` for linear layers and `--embedding-quantize` for embeddings.
+//!
+//! They need no calibration. Scales are computed here, from the weights; codes are decoded by rows when they are read, so that
+//! an export holds no weight.
+
+mod embedding;
+mod linear;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pteron_ir::{
+    Arg, ConstData, ConstId, Def, Extra, Graph, InferCtx, InferError, Module, Op, PathId, TensorType, ValueId,
+};
+use pteron_kernels::Context;
+use pteron_tensor::{CastSource, DType, MemorySource, SharedSource, SourceError, read_all};
+
+use crate::error::TensorLabel;
+use crate::format::IntFormat;
+use crate::observer::{Layout, QuantParams, ZeroPoint};
+use crate::pt2e::{CodesSource, Rounding};
+use crate::weight::{self, Matrix, WeightError};
+
+/// How the scales of weights are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Algorithm {
+    /// From the largest magnitude of a group.
+    Affine,
+    /// ExecuTorch's default: HQQ that moves scales only.
+    #[default]
+    Hqq,
+    /// A search for the least squared error.
+    Mse,
+}
+
+impl Algorithm {
+    /// All, as `--weight-algorithm` spells them.
+    pub const ALL: [Algorithm; 3] = [Algorithm::Affine, Algorithm::Hqq, Algorithm::Mse];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Algorithm::Affine => "affine",
+            Algorithm::Hqq => "hqq",
+            Algorithm::Mse => "mse",
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A `--quantization-mode` of linear layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinearMode {
+    /// `int8`: weights per output channel, activations float.
+    Int8,
+    /// `8da4w`: 4-bit weights in groups, 8-bit activations whose range is chosen for each token at run time.
+    Int8DynActInt4Weight {
+        /// Columns of a group; 0 for whole rows.
+        group: usize,
+    },
+    /// `4w`: 4-bit weights in groups, activations float.
+    Int4Weight {
+        /// Columns of a group; 0 for whole rows.
+        group: usize,
+    },
+}
+
+impl LinearMode {
+    /// The modes' names.
+    pub const NAMES: [&str; 3] = ["int8", "8da4w", "4w"];
+
+    /// The mode called `name`, with a group size or ExecuTorch's default for the mode: 128 for `8da4w`, 256 for `4w`.
+    pub fn from_name(name: &str, group: Option<usize>) -> Option<LinearMode> {
+        Some(match name {
+            "int8" => LinearMode::Int8,
+            "8da4w" => LinearMode::Int8DynActInt4Weight { group: group.unwrap_or(128) },
+            "4w" => LinearMode::Int4Weight { group: group.unwrap_or(256) },
+            _ => return None,
+        })
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LinearMode::Int8 => "int8",
+            LinearMode::Int8DynActInt4Weight { .. } => "8da4w",
+            LinearMode::Int4Weight { .. } => "4w",
+        }
+    }
+}
+
+/// `--embedding-quantize BITS,GROUP`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmbeddingMode {
+    /// Bits of a code: 2, 4 or 8.
+    pub bits: u32,
+    /// Columns of a group; 0 for whole rows.
+    pub group: usize,
+}
+
+/// What is transformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Transform {
+    /// Linear layers.
+    pub linear: Option<LinearMode>,
+    /// Embeddings.
+    pub embedding: Option<EmbeddingMode>,
+    /// How scales are chosen; `int8` has its own way.
+    pub algorithm: Algorithm,
+}
+
+/// What a transform did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TransformReport {
+    /// Layers that were quantized.
+    pub quantized: usize,
+    /// Module paths of layers that stay float, with the reason.
+    pub kept: Vec<(String, String)>,
+}
+
+/// Why a transform failed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransformError {
+    /// Weights that cannot be quantized.
+    #[error(transparent)]
+    Weight(#[from] WeightError),
+    /// Weights that cannot be read.
+    #[error("{0}")]
+    Source(String),
+    /// Bits that embeddings do not have.
+    #[error("embeddings have codes of 2, 4 or 8 bits, found {0}")]
+    Bits(u32),
+    /// Nothing to quantize.
+    #[error("no {what} of the model can be quantized{}", first(.kept))]
+    Nothing {
+        /// `linear layer` or `embedding`.
+        what: &'static str,
+        /// Those that stay float, with the reason.
+        kept: Vec<(String, String)>,
+    },
+    /// A node does not fit.
+    #[error("`{path}`: {error}")]
+    Infer {
+        /// The module path.
+        path: String,
+        /// What does not fit.
+        error: InferError,
+    },
+}
+
+fn first(kept: &[(String, String)]) -> String {
+    kept.first().map_or_else(String::new, |(path, why)| format!(": `{path}`: {why}"))
+}
+
+impl Transform {
+    /// Transforms every graph of `module`, computing scales on the threads of `ctx`. A layer whose columns the group size does
+    /// not divide stays float, as in ExecuTorch, and is reported; a group that divides none is an error. `progress` is called
+    /// with the layers done and all.
+    ///
+    /// # Errors
+    /// [`TransformError`] naming the weight.
+    pub fn apply(
+        self,
+        module: &mut Module,
+        ctx: &Context,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<TransformReport, TransformError> {
+        if let Some(e) = self.embedding
+            && !matches!(e.bits, 2 | 4 | 8)
+        {
+            return Err(TransformError::Bits(e.bits));
+        }
+        let mut graphs = std::mem::take(&mut module.graphs);
+        let done = self.graphs(module, &mut graphs, ctx, progress);
+        module.graphs = graphs;
+        done
+    }
+
+    fn graphs(
+        self,
+        module: &mut Module,
+        graphs: &mut [Graph],
+        ctx: &Context,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<TransformReport, TransformError> {
+        let mut report = TransformReport::default();
+        let jobs = self.jobs(module, graphs, &mut report)?;
+        let scales = jobs.iter().map(|_| Mutex::new(None)).collect::<Vec<_>>();
+        let finished = Mutex::new(0usize);
+        ctx.pool().run(jobs.len(), &|i| {
+            let found = jobs[i].scales(self.algorithm);
+            *scales[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+            let mut n = finished.lock().unwrap_or_else(PoisonError::into_inner);
+            *n += 1;
+            progress(*n, jobs.len());
+        });
+        for (job, scales) in jobs.into_iter().zip(scales) {
+            let found = scales.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let Some(found) = found else { continue };
+            let weight = Weight::new(module, &job, found?, self.algorithm)?;
+            for graph in graphs.iter_mut() {
+                report.quantized += match job.kind {
+                    Kind::Linear(mode) => linear::replace(graph, module, job.constant, mode, &weight)?,
+                    Kind::Embedding(mode) => embedding::replace(graph, module, job.constant, mode, &weight)?,
+                };
+            }
+        }
+        Ok(report)
+    }
+
+    /// The weights to quantize, each once for each kind of reader.
+    fn jobs(self, module: &Module, graphs: &[Graph], report: &mut TransformReport) -> Result<Vec<Job>, TransformError> {
+        let mut jobs: Vec<Job> = Vec::new();
+        let mut wanted: Vec<(Op, u16, Kind, &'static str)> = Vec::new();
+        if let Some(mode) = self.linear {
+            wanted.push((Op::Linear, linear::WEIGHT, Kind::Linear(mode), "linear layer"));
+        }
+        if let Some(mode) = self.embedding {
+            wanted.push((Op::Embedding, embedding::WEIGHT, Kind::Embedding(mode), "embedding"));
+        }
+        for (op, argument, kind, what) in wanted {
+            let before = jobs.len();
+            for graph in graphs {
+                for n in graph.all_nodes() {
+                    let node = &graph.nodes[n];
+                    let Some(Arg::Value(v)) = node.args.get(usize::from(argument)).filter(|_| node.op == op) else {
+                        continue;
+                    };
+                    let path = graph.paths[node.path].to_string();
+                    let Def::Const(constant) = graph.values[*v].def else {
+                        report.kept.push((path, "its weight is no constant".to_owned()));
+                        continue;
+                    };
+                    if jobs.iter().any(|j| j.constant == constant && j.kind == kind) {
+                        continue;
+                    }
+                    match Job::new(module, constant, kind) {
+                        Ok(job) => jobs.push(job),
+                        Err(why) => report.kept.push((path, why)),
+                    }
+                }
+            }
+            if jobs.len() == before {
+                return Err(TransformError::Nothing { what, kept: std::mem::take(&mut report.kept) });
+            }
+        }
+        Ok(jobs)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Linear(LinearMode),
+    Embedding(EmbeddingMode),
+}
+
+impl Kind {
+    fn group(self) -> usize {
+        match self {
+            Kind::Linear(LinearMode::Int8) => 0,
+            Kind::Linear(LinearMode::Int8DynActInt4Weight { group } | LinearMode::Int4Weight { group }) => group,
+            Kind::Embedding(e) => e.group,
+        }
+    }
+
+    fn range(self) -> (i64, i64) {
+        match self {
+            Kind::Linear(LinearMode::Int8) => (-128, 127),
+            Kind::Linear(LinearMode::Int8DynActInt4Weight { .. } | LinearMode::Int4Weight { .. }) => (-8, 7),
+            Kind::Embedding(e) => (-(1 << (e.bits - 1)), (1 << (e.bits - 1)) - 1),
+        }
+    }
+}
+
+/// A weight to quantize.
+struct Job {
+    constant: ConstId,
+    name: String,
+    kind: Kind,
+    source: SharedSource,
+    rows: usize,
+    columns: usize,
+    group: usize,
+}
+
+impl Job {
+    /// `Err` says why the layer stays float.
+    fn new(module: &Module, constant: ConstId, kind: Kind) -> Result<Job, String> {
+        let c = &module.constants[constant];
+        let ConstData::Source(source) = &c.data else { return Err("its weight has no bytes here".to_owned()) };
+        let source = CastSource::wrap(source.clone(), DType::F32);
+        let &[rows, columns] = source.shape() else { return Err("its weight is no matrix".to_owned()) };
+        let group = if kind.group() == 0 { columns } else { kind.group() };
+        if columns == 0 || !columns.is_multiple_of(group) {
+            return Err(format!("the group size {group} does not divide its {columns} columns"));
+        }
+        if let Kind::Embedding(e) = kind
+            && !columns.is_multiple_of(8 / e.bits as usize)
+        {
+            return Err(format!("its {columns} columns do not fill bytes of {} bits a code", e.bits));
+        }
+        Ok(Job { constant, name: c.name.to_string(), kind, source, rows, columns, group })
+    }
+
+    fn scales(&self, algorithm: Algorithm) -> Result<Vec<f32>, TransformError> {
+        let (module, port) = self.name.rsplit_once('.').unwrap_or(("", &self.name));
+        let label = TensorLabel::new(module, port);
+        let bytes = read_all(self.source.as_ref()).map_err(|e: SourceError| TransformError::Source(e.to_string()))?;
+        let matrix = Matrix::new(&label, bytemuck::cast_slice(&bytes), self.rows, self.columns)?;
+        let (group, range) = (self.group, self.kind.range());
+        let made = match (self.kind, algorithm) {
+            (Kind::Linear(LinearMode::Int8), _) => weight::int8(matrix),
+            (_, Algorithm::Affine) => weight::affine(&label, matrix, group, range)?,
+            (_, Algorithm::Hqq) => weight::hqq(&label, matrix, group, range)?,
+            (_, Algorithm::Mse) => weight::mse(&label, matrix, group, range, None)?,
+        };
+        Ok(made.scales)
+    }
+}
+
+/// A quantized weight.
+struct Weight {
+    name: String,
+    codes: CodesSource,
+    scales: Arc<MemorySource>,
+    group: usize,
+    range: (i64, i64),
+}
+
+impl Weight {
+    fn new(module: &Module, job: &Job, scales: Vec<f32>, algorithm: Algorithm) -> Result<Weight, TransformError> {
+        let range = job.kind.range();
+        let source = |e: String| TransformError::Source(e);
+        let format = IntFormat::new(DType::I8, range.0, range.1).map_err(|e| source(e.to_string()))?;
+        let rounding = match (job.kind, algorithm) {
+            (Kind::Linear(LinearMode::Int8), _) | (_, Algorithm::Hqq | Algorithm::Mse) => Rounding::Quotient,
+            (_, Algorithm::Affine) => Rounding::Reciprocal,
+        };
+        let groups = job.columns / job.group;
+        // Where a scale is for a whole row it stands alone, as ExecuTorch's `squeeze` has it.
+        let shape: &[usize] = if groups == 1 { &[job.rows] } else { &[job.rows, groups] };
+        let suffix = match job.kind {
+            Kind::Linear(_) => "",
+            Kind::Embedding(_) => "_embedding",
+        };
+        let name = unique(module, &format!("{}{suffix}_quantized", job.name));
+        let tensor = MemorySource::of(&format!("{name}_scale"), shape, &scales).map_err(|e| source(e.to_string()))?;
+        let zero_point = ZeroPoint::Int(vec![0; scales.len()]);
+        let layout = Layout::PerBlock { block_size: vec![1, job.group] };
+        let params = Arc::new(QuantParams { scale: scales, zero_point, layout, format });
+        let codes = CodesSource::rounded(job.source.clone(), params, rounding).map_err(source)?;
+        Ok(Weight { name, codes, scales: Arc::new(tensor), group: job.group, range })
+    }
+}
+
+fn unique(module: &Module, name: &str) -> String {
+    let taken = |name: &str| module.constants.values().any(|c| c.name.as_ref() == name);
+    (0..)
+        .map(|i| if i == 0 { name.to_owned() } else { format!("{name}_{i}") })
+        .find(|n| !taken(n))
+        .unwrap_or_else(|| name.to_owned())
+}
+
+/// Appends nodes to a graph's body, whose nodes have been taken out.
+struct Rewriter<'a> {
+    module: &'a mut Module,
+    graph: &'a mut Graph,
+    path: PathId,
+}
+
+impl Rewriter<'_> {
+    fn call(&mut self, op: Op, arguments: Vec<Arg>) -> Result<Vec<ValueId>, TransformError> {
+        let mut arguments = arguments;
+        for a in op.schema().inputs().skip(arguments.len()) {
+            arguments.push(a.default.clone().unwrap_or(Arg::None));
+        }
+        let g = &mut *self.graph;
+        let outputs = {
+            let types = |v: ValueId| g.ty(v);
+            InferCtx { op, args: &arguments, types: &types, symbols: &g.symbols }.infer()
+        };
+        let path = g.paths[self.path].to_string();
+        let outputs = outputs.map_err(|error| TransformError::Infer { path, error })?;
+        let body = g.body_id();
+        let n = g.add_node(body, op, arguments, outputs, Extra::None, self.path);
+        Ok(self.graph.nodes[n].outputs.to_vec())
+    }
+
+    fn one(&mut self, op: Op, arguments: Vec<Arg>) -> Result<ValueId, TransformError> {
+        let outputs = self.call(op, arguments)?;
+        outputs.first().copied().ok_or_else(|| TransformError::Source(format!("{} has no output", op.name())))
+    }
+
+    fn constant(&mut self, name: &str, source: SharedSource) -> ValueId {
+        let known = self.module.constants.iter().find(|(_, c)| c.name.as_ref() == name).map(|(id, _)| id);
+        let c = known.unwrap_or_else(|| self.module.add_constant(name, source));
+        let ty = self.module.constants[c].ty.clone();
+        self.graph.module_value(Def::Const(c), || ty.into())
+    }
+
+    fn tensor(&self, v: ValueId) -> TensorType {
+        self.graph.ty(v).as_tensor().cloned().unwrap_or_else(|| TensorType::new(DType::F32, []))
+    }
+}

@@ -1,0 +1,7 @@
+//! config.json, and the model built of it.
+#![no_main]
+
+#[path = "../../crates/pteron-models/tests/drive/mod.rs"]
+mod drive;
+
+pteron_fuzz::target!(drive::config);

@@ -1,0 +1,7 @@
+//! Checkpoints of one file that begin as GGUF, with their tokenizer and configuration.
+#![no_main]
+
+#[path = "../../crates/pteron-checkpoint/tests/drive/mod.rs"]
+mod drive;
+
+pteron_fuzz::target!(drive::checkpoint);
