@@ -1,7 +1,5 @@
 //! What of a captured model is quantized, and how.
 
-use std::sync::Mutex;
-
 use pteron_ir::Module;
 use pteron_kernels::Context;
 use pteron_quant::annotation::Annotations;
@@ -85,16 +83,7 @@ impl Quantization {
         let (mut layers, mut kept_float) = (0, Vec::new());
         if self.linear.is_some() || self.embedding.is_some() {
             let transform = Transform { linear: self.linear, embedding: self.embedding, algorithm: self.algorithm };
-            let told = Mutex::new(Vec::new());
-            let progress_of = |done: usize, all: usize| {
-                if let Ok(mut t) = told.lock() {
-                    t.push((done, all));
-                }
-            };
-            let report = transform.apply(module, ctx, &progress_of).map_err(wrong)?;
-            if let Some(&(done, all)) = told.lock().ok().as_deref().and_then(|t| t.last()) {
-                progress(done, all);
-            }
+            let report = transform.apply(module, ctx, progress).map_err(wrong)?;
             layers += report.quantized;
             kept_float.extend(report.kept);
             names.extend(

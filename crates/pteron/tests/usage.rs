@@ -249,7 +249,7 @@ fn version_help_and_generated_documents() {
         assert!(cli.contains(part), "{part}\n{cli}");
     }
     let operators = pteron(dir.path(), &["operators", "--markdown"]).ok();
-    assert!(operators.contains("| `aten::add.Tensor` | kernel | yes | yes |"), "{operators}");
+    assert!(operators.contains("| `aten::add.Tensor` | kernel | portable | yes | yes |"), "{operators}");
     assert!(pteron(dir.path(), &["operators", "--json"]).json().as_array().unwrap().len() > 80);
 }
 

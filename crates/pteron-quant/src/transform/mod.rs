@@ -160,6 +160,9 @@ fn first(kept: &[(String, String)]) -> String {
     kept.first().map_or_else(String::new, |(path, why)| format!(": `{path}`: {why}"))
 }
 
+/// Layers that a thread takes between two reports of progress.
+const JOBS_A_THREAD: usize = 4;
+
 impl Transform {
     /// Transforms every graph of `module`, computing scales on the threads of `ctx`. A layer whose columns the group size does
     /// not divide stays float, as in ExecuTorch, and is reported; a group that divides none is an error. `progress` is called
@@ -171,7 +174,7 @@ impl Transform {
         self,
         module: &mut Module,
         ctx: &Context,
-        progress: &(dyn Fn(usize, usize) + Sync),
+        progress: &mut dyn FnMut(usize, usize),
     ) -> Result<TransformReport, TransformError> {
         if let Some(e) = self.embedding
             && !matches!(e.bits, 2 | 4 | 8)
@@ -189,19 +192,21 @@ impl Transform {
         module: &mut Module,
         graphs: &mut [Graph],
         ctx: &Context,
-        progress: &(dyn Fn(usize, usize) + Sync),
+        progress: &mut dyn FnMut(usize, usize),
     ) -> Result<TransformReport, TransformError> {
         let mut report = TransformReport::default();
         let jobs = self.jobs(module, graphs, &mut report)?;
         let scales = jobs.iter().map(|_| Mutex::new(None)).collect::<Vec<_>>();
-        let finished = Mutex::new(0usize);
-        ctx.pool().run(jobs.len(), &|i| {
-            let found = jobs[i].scales(self.algorithm);
-            *scales[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-            let mut n = finished.lock().unwrap_or_else(PoisonError::into_inner);
-            *n += 1;
-            progress(*n, jobs.len());
-        });
+        // In batches, so that what has been done can be told in between.
+        let batch = ctx.pool().threads().saturating_mul(JOBS_A_THREAD).max(1);
+        for start in (0..jobs.len()).step_by(batch) {
+            let end = jobs.len().min(start + batch);
+            ctx.pool().run(end - start, &|i| {
+                let found = jobs[start + i].scales(self.algorithm);
+                *scales[start + i].lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+            });
+            progress(end, jobs.len());
+        }
         for (job, scales) in jobs.into_iter().zip(scales) {
             let found = scales.into_inner().unwrap_or_else(PoisonError::into_inner);
             let Some(found) = found else { continue };

@@ -24,7 +24,7 @@ fn module(dtype: DType) -> Module {
 
 fn apply(t: Transform) -> (Module, TransformReport, String) {
     let mut m = module(DType::F32);
-    let report = t.apply(&mut m, &Context::new(2), &|_, _| {}).unwrap();
+    let report = t.apply(&mut m, &Context::new(2), &mut |_, _| {}).unwrap();
     verify::module(&m).unwrap();
     let text = print::graph(&m.graphs[0]);
     (m, report, text)
@@ -127,7 +127,7 @@ fn embeddings_are_packed_as_the_kernels_read_them() {
 
 #[test]
 fn what_cannot_be_quantized_is_said() {
-    let go = |t: Transform| t.apply(&mut module(DType::F32), &Context::new(1), &|_, _| {}).unwrap_err().to_string();
+    let go = |t: Transform| t.apply(&mut module(DType::F32), &Context::new(1), &mut |_, _| {}).unwrap_err().to_string();
     let group = go(Transform { linear: Some(LinearMode::Int4Weight { group: 7 }), ..Transform::default() });
     assert!(group.contains("`model.a`") && group.contains("group size 7") && group.contains("16 columns"), "{group}");
     let bits = go(Transform { embedding: Some(EmbeddingMode { bits: 3, group: 0 }), ..Transform::default() });
@@ -137,6 +137,6 @@ fn what_cannot_be_quantized_is_said() {
     let id = m.constants.iter().find(|(_, c)| c.name.as_ref() == "model.a.weight").unwrap().0;
     m.constants[id].data = ConstData::Source(Arc::new(bad));
     let t = Transform { linear: Some(LinearMode::Int8), ..Transform::default() };
-    let nan = t.apply(&mut m, &Context::new(1), &|_, _| {}).unwrap_err().to_string();
+    let nan = t.apply(&mut m, &Context::new(1), &mut |_, _| {}).unwrap_err().to_string();
     assert!(nan.contains("`model.a`") && nan.contains("NaN"), "{nan}");
 }

@@ -92,6 +92,9 @@ fn failure(e: Error) -> Failure {
     }
 }
 
+const WRITING: &str = "{msg:10} {wide_bar} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
+const QUANTIZING: &str = "{msg:10} {wide_bar} {pos}/{len} layers  {eta}";
+
 /// A bar on a terminal, nothing elsewhere.
 struct Bar {
     bar: ProgressBar,
@@ -100,21 +103,38 @@ struct Bar {
 impl Bar {
     fn new() -> Bar {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        let style = "{msg:10} {wide_bar} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
-        bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Bar { bar }
+        let bar = Bar { bar };
+        bar.style(WRITING);
+        bar
+    }
+
+    fn style(&self, template: &str) {
+        self.bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    }
+
+    /// Begins to count to `total`.
+    fn count(&self, total: u64, template: &str) {
+        self.style(template);
+        self.bar.set_length(total);
+        self.bar.reset_eta();
     }
 
     fn show(&self, p: Progress, verbose: bool) {
         let stage = match p {
             Progress::Building => "building",
-            Progress::Quantizing { .. } => "quantizing",
+            Progress::Quantizing { done, total } => {
+                if done == 0 {
+                    self.count(total as u64, QUANTIZING);
+                }
+                self.bar.set_length(total as u64);
+                self.bar.set_position(done as u64);
+                "quantizing"
+            }
             Progress::Lowering => "lowering",
             Progress::Emitting => "planning",
             Progress::Writing { done, total } => {
                 if done == 0 {
-                    self.bar.set_length(total);
-                    self.bar.reset_eta();
+                    self.count(total, WRITING);
                 }
                 self.bar.set_position(done);
                 "writing"
