@@ -264,13 +264,7 @@ impl Conversion<'_> {
     }
 
     /// Scales and zero points as constants, named after what they belong to.
-    fn scales(
-        &mut self,
-        slot: SlotId,
-        base: &str,
-        p: &QuantParams,
-        grid: &[usize],
-    ) -> Result<(ValueId, ValueId), QuantizeError> {
+    fn scales(&mut self, base: &str, p: &QuantParams, grid: &[usize]) -> Result<(ValueId, ValueId), QuantizeError> {
         let wrong = |e: pteron_tensor::SourceError| QuantizeError::Source { reason: e.to_string() };
         let (scale_name, zero_name) = (format!("{base}_scale"), format!("{base}_zero_point"));
         let scale = MemorySource::of(&scale_name, grid, &p.scale).map_err(wrong)?;
@@ -281,7 +275,6 @@ impl Conversion<'_> {
             ZeroPoint::Float(z) => MemorySource::of(&zero_name, grid, z),
         };
         let zero = zero.map_err(wrong)?;
-        let _ = slot;
         Ok((self.constant(&scale_name, Arc::new(scale)), self.constant(&zero_name, Arc::new(zero))))
     }
 
@@ -295,7 +288,7 @@ impl Conversion<'_> {
             SlotParams::Float => return Ok(None),
             SlotParams::Dynamic => self.dynamic(v, slot, path)?,
             SlotParams::Static(p) => match self.graph.values[v].def {
-                Def::Const(c) => self.fold(c, slot, &p)?,
+                Def::Const(c) => self.fold(c, &p)?,
                 Def::Node(..) | Def::Input(_) | Def::Buffer(_) | Def::Param(..) => self.fixed(v, slot, &p, path)?,
             },
         };
@@ -333,7 +326,7 @@ impl Conversion<'_> {
             }
             Layout::PerChannel { axis } => {
                 let base = self.label(slot).to_string();
-                let constants = self.scales(slot, &base, p, &[p.scale.len()])?;
+                let constants = self.scales(&base, p, &[p.scale.len()])?;
                 let axis = i64::try_from(*axis).unwrap_or(i64::MAX);
                 let arguments = args![v, constants.0, constants.1, axis, lo, hi, dtype];
                 let q = self.call(slot, Op::QuantizePerChannel, arguments.into(), path)?;
@@ -350,7 +343,7 @@ impl Conversion<'_> {
         }
     }
 
-    fn fold(&mut self, c: pteron_ir::ConstId, slot: SlotId, p: &Arc<QuantParams>) -> Result<Quantized, QuantizeError> {
+    fn fold(&mut self, c: pteron_ir::ConstId, p: &Arc<QuantParams>) -> Result<Quantized, QuantizeError> {
         let constant = &self.module.constants[c];
         let name = constant.name.to_string();
         let ConstData::Source(source) = &constant.data else {
@@ -362,10 +355,10 @@ impl Conversion<'_> {
         let codes = self.constant(&format!("{name}_quantized"), Arc::new(codes));
         let constants = match &p.layout {
             Layout::PerTensor => None,
-            Layout::PerChannel { .. } => Some(self.scales(slot, &name, p, &[p.scale.len()])?),
+            Layout::PerChannel { .. } => Some(self.scales(&name, p, &[p.scale.len()])?),
             Layout::PerBlock { block_size } => {
                 let grid: Vec<usize> = shape.iter().zip(block_size).map(|(n, b)| n / b.max(&1)).collect();
-                Some(self.scales(slot, &name, p, &grid)?)
+                Some(self.scales(&name, p, &grid)?)
             }
         };
         self.done.folded += 1;

@@ -6,7 +6,7 @@ mod linear;
 pub use embedding::EmbeddingQuantizer;
 pub use linear::LinearQuantizer;
 
-use pteron_ir::{DebugHandle, Graph};
+use pteron_ir::Graph;
 
 use crate::annotation::Annotations;
 use crate::error::SpecError;
@@ -65,17 +65,9 @@ impl Quantizer for ComposableQuantizer {
             q.annotate(graph, annotations)?;
             if let Some(node) = before.overwritten_in(annotations).first() {
                 let problem = format!("was changed by {}, which came later", q.name());
-                return Err(SpecError::Reference { point: format!("node {}", Shown(*node)), problem });
+                return Err(SpecError::Reference { point: format!("node {node}"), problem });
             }
         }
         Ok(())
-    }
-}
-
-struct Shown(DebugHandle);
-
-impl std::fmt::Display for Shown {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)
     }
 }

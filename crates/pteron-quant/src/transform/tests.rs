@@ -7,7 +7,7 @@ fn wave(n: usize) -> Vec<f32> {
     (0..n).map(|i| 3.0 * (0.37 * i as f32).sin() + 0.2).collect()
 }
 
-fn module(dtype: DType) -> Module {
+fn module() -> Module {
     let mut m = Module::new("t");
     let w = m.add_tensor_constant("model.a.weight", MemorySource::of("model.a.weight", &[4, 16], &wave(64)).unwrap());
     let e = m.add_tensor_constant("model.e.weight", MemorySource::of("model.e.weight", &[4, 16], &wave(64)).unwrap());
@@ -15,7 +15,6 @@ fn module(dtype: DType) -> Module {
     let ids = b.input("ids", TensorType::fixed(DType::I64, &[1, 3]));
     let (w, e) = (b.constant(w), b.constant(e));
     let x = b.scope("model.e", |b| b.call(Op::Embedding, args![e, ids])).unwrap();
-    let _ = dtype;
     let y = b.scope("model.a", |b| b.call(Op::Linear, args![x, w])).unwrap();
     let z = b.scope("model.a", |b| b.call(Op::Linear, args![x, w])).unwrap();
     b.finish(&[y, z]);
@@ -23,7 +22,7 @@ fn module(dtype: DType) -> Module {
 }
 
 fn apply(t: Transform) -> (Module, TransformReport, String) {
-    let mut m = module(DType::F32);
+    let mut m = module();
     let report = t.apply(&mut m, &Context::new(2), &mut |_, _| {}).unwrap();
     verify::module(&m).unwrap();
     let text = print::graph(&m.graphs[0]);
@@ -127,12 +126,12 @@ fn embeddings_are_packed_as_the_kernels_read_them() {
 
 #[test]
 fn what_cannot_be_quantized_is_said() {
-    let go = |t: Transform| t.apply(&mut module(DType::F32), &Context::new(1), &mut |_, _| {}).unwrap_err().to_string();
+    let go = |t: Transform| t.apply(&mut module(), &Context::new(1), &mut |_, _| {}).unwrap_err().to_string();
     let group = go(Transform { linear: Some(LinearMode::Int4Weight { group: 7 }), ..Transform::default() });
     assert!(group.contains("`model.a`") && group.contains("group size 7") && group.contains("16 columns"), "{group}");
     let bits = go(Transform { embedding: Some(EmbeddingMode { bits: 3, group: 0 }), ..Transform::default() });
     assert!(bits.contains("2, 4 or 8"), "{bits}");
-    let mut m = module(DType::F32);
+    let mut m = module();
     let bad = MemorySource::of("model.a.weight", &[4, 16], &[f32::NAN; 64]).unwrap();
     let id = m.constants.iter().find(|(_, c)| c.name.as_ref() == "model.a.weight").unwrap().0;
     m.constants[id].data = ConstData::Source(Arc::new(bad));
