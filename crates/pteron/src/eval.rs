@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use pteron_checkpoint::Checkpoint;
 use pteron_eval::{CausalModel, ModelError};
 use pteron_llm::runner::{Logits, LogitsData, TextDecoder, TokensPerCall};
+use pteron_models::ModelConfig;
 use pteron_tensor::DType;
 
 use crate::error::Error;
@@ -99,7 +99,7 @@ impl EvalModel {
         dtype: DType,
         options: &LoadOptions,
     ) -> Result<EvalModel, Error> {
-        let vocab = vocabulary(exporter.checkpoint()).unwrap_or(1 << 17);
+        let vocab = ModelConfig::from_checkpoint(exporter.checkpoint())?.vocab_size;
         let call = (LOGIT_BYTES / 4 / vocab).clamp(1, window.max(1));
         // A dynamic shape takes one token less than the longest call.
         let longest = call + pteron_models::DYNAMIC_RESERVE;
@@ -114,17 +114,6 @@ impl EvalModel {
             .module()?;
         EvalModel::from_program(Program::from_module(path, module, options)?, "forward")
     }
-
-    /// The decoder under it.
-    pub fn decoder(&mut self) -> &mut ProgramDecoder {
-        &mut self.decoder
-    }
-}
-
-/// Rows of the largest two-dimensional tensor whose name speaks of an embedding: enough to choose how many logits fit.
-fn vocabulary(checkpoint: &Checkpoint) -> Option<usize> {
-    let is_embedding = |name: &str| name.contains("embed") || name.contains("embd");
-    checkpoint.tensors().filter(|t| is_embedding(t.name)).filter_map(|t| t.shape.first().copied()).max()
 }
 
 /// The first `rows` rows of `logits` as f32.

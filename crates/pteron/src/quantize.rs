@@ -5,7 +5,7 @@ use pteron_kernels::Context;
 use pteron_quant::annotation::Annotations;
 use pteron_quant::pt2e::{convert, fuse_embeddings, observe_constants, prepare};
 use pteron_quant::quantizer::{ComposableQuantizer, Quantizer, of_scheme};
-use pteron_quant::scheme::{Compat, Scheme, SchemeError};
+use pteron_quant::scheme::{Compat, Scheme};
 use pteron_quant::transform::{Algorithm, EmbeddingMode, LinearMode, Transform};
 
 use crate::error::Error;
@@ -147,10 +147,4 @@ fn describe(name: &str, group: Option<usize>, algorithm: Option<Algorithm>) -> S
 
 fn wrong(e: impl std::fmt::Display) -> Error {
     Error::Quantize { reason: e.to_string() }
-}
-
-impl From<SchemeError> for Error {
-    fn from(e: SchemeError) -> Error {
-        wrong(e)
-    }
 }
