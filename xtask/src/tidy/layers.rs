@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("pteron-models", &["pteron-tensor", "pteron-ir", "pteron-checkpoint"]),
     ("pteron-program", &["pteron-tensor", "pteron-ir", "pteron-pte"]),
     ("pteron-xnnpack", &["pteron-tensor", "pteron-ir", "pteron-exec", "pteron-pte"]),
+    ("pteron-qnn", &["pteron-tensor", "pteron-ir", "pteron-kernels", "pteron-exec", "pteron-quant", "pteron-pte"]),
     ("pteron-eval", &["pteron-tensor", "pteron-ir", "pteron-kernels", "pteron-exec"]),
     (
         "pteron",
@@ -30,6 +31,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "pteron-pte",
             "pteron-program",
             "pteron-xnnpack",
+            "pteron-qnn",
             "pteron-llm",
             "pteron-eval",
         ],
