@@ -115,6 +115,11 @@ impl Module {
         self.constants.push(Constant { name: name.into(), ty, data: ConstData::Source(source) })
     }
 
+    /// The constant called `name`.
+    pub fn constant_named(&self, name: &str) -> Option<ConstId> {
+        self.constants.iter().find(|(_, c)| c.name.as_ref() == name).map(|(id, _)| id)
+    }
+
     /// Adds a small constant from memory.
     pub fn add_tensor_constant(&mut self, name: &str, source: impl TensorSource + 'static) -> ConstId {
         self.add_constant(name, std::sync::Arc::new(source))

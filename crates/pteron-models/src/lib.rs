@@ -14,6 +14,7 @@
 //! | no cache | tokens `[1, s]` | `aten::scaled_dot_product_attention` over the call's tokens |
 //! | cache | tokens `[1, s]`, input_pos `[1]` | caches `[1, Hkv, ctx, D]`, written in place by `aten::index_put_` |
 //! | cache, `use_sdpa_with_kv_cache` | the same | caches `[1, ctx, Hkv, D]`, `llama::update_cache` and `llama::custom_sdpa` |
+//! | static ([`build_static`]) | tokens, mask, positions, caches | products and a softmax under the mask; new keys and values are outputs |
 //!
 //! ```
 //! use pteron_models::{BuildOptions, ModelConfig, SyntheticWeights, build};
@@ -41,11 +42,13 @@ pub mod rope;
 mod synthetic;
 mod weights;
 
-pub use build::build;
+pub use build::{
+    CALIBRATE_FORWARD, KV_FORWARD, MASKED, PREFILL_FORWARD, build, build_static, build_static_calibration,
+};
 pub use config::{Architecture, ConfigFormat, ModelConfig, RopeConfig, RopeScaling};
 pub use error::ModelError;
 pub use metadata::{SpecialTokens, parse_metadata};
 pub use names::{Parameter, parameters};
-pub use options::{BuildOptions, DYNAMIC_RESERVE};
+pub use options::{BuildOptions, DYNAMIC_RESERVE, StaticOptions};
 pub use synthetic::{SyntheticSource, SyntheticWeights};
 pub use weights::{CheckpointWeights, Weights, WeightsOptions};

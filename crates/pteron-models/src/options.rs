@@ -110,3 +110,31 @@ impl BuildOptions {
         if self.use_kv_cache { self.max_context_length } else { self.max_seq_length }
     }
 }
+
+/// What form of *static Llama* is built: see [`crate::build_static`].
+#[derive(Clone, Debug)]
+pub struct StaticOptions {
+    /// The element type of weights, activations and caches: f32, f16 or bf16.
+    pub dtype: DType,
+    /// Positions that a method sees: its caches and its own tokens.
+    pub max_context_length: usize,
+    /// Tokens of one call of `prefill_forward`; `None` leaves that method out.
+    pub prefill_ar_len: Option<usize>,
+    /// The tokens that the program tells its runner.
+    pub tokens: SpecialTokens,
+    /// Further constant methods, which win over the others: see [`crate::parse_metadata`].
+    pub metadata: Vec<(String, Vec<MetaValue>)>,
+}
+
+impl Default for StaticOptions {
+    /// The defaults of ExecuTorch's script: hybrid, 32 tokens a prefill, a context of 512.
+    fn default() -> StaticOptions {
+        StaticOptions {
+            dtype: DType::F32,
+            max_context_length: 512,
+            prefill_ar_len: Some(32),
+            tokens: SpecialTokens::default(),
+            metadata: Vec::new(),
+        }
+    }
+}

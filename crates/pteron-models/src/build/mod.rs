@@ -2,6 +2,7 @@
 
 mod attention;
 mod positions;
+mod static_llama;
 
 use pteron_ir::{Arg, GraphBuilder, Module, Op, SymInt, TensorType, ValueId, args};
 use pteron_tensor::{CastSource, DType};
@@ -12,6 +13,10 @@ use crate::metadata;
 use crate::options::BuildOptions;
 use crate::weights::Weights;
 use positions::Positions;
+
+pub use static_llama::{
+    CALIBRATE_FORWARD, KV_FORWARD, MASKED, PREFILL_FORWARD, build_static, build_static_calibration,
+};
 
 /// What every part of the model needs.
 struct Build<'a> {
@@ -144,9 +149,12 @@ impl Build<'_> {
         self.parameter(b, "weight", shape)
     }
 
-    /// The present module's `leaf` as the model's element type.
+    /// The present module's `leaf` as the model's element type; methods of one module share it.
     fn parameter(&self, b: &mut GraphBuilder<'_>, leaf: &str, shape: &[usize]) -> Result<ValueId, ModelError> {
         let name = b.path_of(leaf);
+        if let Some(known) = b.module_mut().constant_named(&name) {
+            return Ok(b.constant(known));
+        }
         let source = self.weights.get(&name, shape)?;
         if source.shape() != shape {
             return Err(ModelError::WeightShape { name, found: source.shape().to_vec(), expected: shape.to_vec() });
