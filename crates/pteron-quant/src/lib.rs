@@ -12,6 +12,7 @@ pub mod annotation;
 pub mod error;
 pub mod format;
 pub mod groups;
+pub mod moments;
 pub mod observer;
 pub mod pt2e;
 pub mod quantizer;

@@ -1,8 +1,11 @@
 //! What of a captured model is quantized, and how.
 
+use std::sync::Arc;
+
 use pteron_ir::Module;
 use pteron_kernels::Context;
 use pteron_quant::annotation::Annotations;
+use pteron_quant::moments::Moments;
 use pteron_quant::pt2e::{convert, fuse_embeddings, observe_constants, prepare};
 use pteron_quant::quantizer::{ComposableQuantizer, Quantizer, of_scheme};
 use pteron_quant::scheme::{Compat, Scheme};
@@ -20,6 +23,8 @@ pub struct Quantization {
     pub embedding: Option<EmbeddingMode>,
     /// How the source transforms choose scales.
     pub algorithm: Algorithm,
+    /// What `mse` weighs the errors of weights by; unweighted if `None`.
+    pub moments: Option<Arc<Moments>>,
     /// Names of PT2E schemes with commas between them.
     pub pt2e: Option<String>,
     /// Whose numbers the schemes take.
@@ -83,7 +88,7 @@ impl Quantization {
         let (mut layers, mut kept_float) = (0, Vec::new());
         if self.linear.is_some() || self.embedding.is_some() {
             let transform = Transform { linear: self.linear, embedding: self.embedding, algorithm: self.algorithm };
-            let report = transform.apply(module, ctx, progress).map_err(wrong)?;
+            let report = transform.apply(module, self.moments.as_deref(), ctx, progress).map_err(wrong)?;
             layers += report.quantized;
             kept_float.extend(report.kept);
             names.extend(

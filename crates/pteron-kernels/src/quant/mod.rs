@@ -18,6 +18,7 @@
 pub mod dequantize;
 pub mod qparams;
 pub mod quantize;
+pub mod wide;
 
 mod attention;
 mod blocks;
@@ -26,7 +27,6 @@ mod convert;
 mod embedding;
 mod hadamard;
 mod mixed;
-mod wide;
 
 pub use attention::{Coded, custom_quantized_sdpa};
 pub use choose::{

@@ -1,13 +1,14 @@
 //! Loops over several element types, compiled a second time for wider registers.
 
 /// A loop that [`run`] executes; its body must be `#[inline(always)]`.
-pub(super) trait Loop {
+pub trait Loop {
+    /// Executes the loop.
     fn run(self);
 }
 
 /// Runs a loop with the widest registers that plain compilation can use. The result is the same bit for bit: the same
 /// operations in the same order, never fused.
-pub(super) fn run<L: Loop>(l: L) {
+pub fn run<L: Loop>(l: L) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]

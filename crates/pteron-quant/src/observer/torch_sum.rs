@@ -5,6 +5,9 @@ const LANES: usize = 8;
 const ACCUMULATORS: usize = 4;
 const LEVELS: usize = 4;
 
+/// Elements of a sequence that are added up before the cascade's first level is carried, at the least.
+const STEP: usize = 16;
+
 /// Sums of `N` interleaved sequences of `size` elements each, of which `load(i, k)` gives element `i` of sequence `k`.
 fn cascade<const N: usize>(size: usize, load: impl Fn(usize, usize) -> f32) -> [f32; N] {
     let ceil_log2 = if size <= 1 { 0 } else { (size - 1).ilog2() as usize + 1 };
@@ -54,14 +57,33 @@ fn row(size: usize, load: impl Fn(usize) -> f32) -> f32 {
     parts[1..].iter().fold(parts[0], |sum, part| sum + part)
 }
 
+/// [`cascade`] of so few rows that nothing is carried.
+#[inline(always)]
+fn few(x: &[f32], rows: usize) -> [f32; LANES * ACCUMULATORS] {
+    let mut acc = [0f32; LANES * ACCUMULATORS];
+    for line in x.as_chunks::<{ LANES * ACCUMULATORS }>().0.iter().take(rows) {
+        for (a, v) in acc.iter_mut().zip(line) {
+            *a += v;
+        }
+    }
+    acc
+}
+
 /// `torch.sum` of contiguous elements, of which there are few enough for one thread.
+///
+/// Always inlined, so that a loop that is compiled for wider registers has it with them.
+#[inline(always)]
 pub(crate) fn sum(x: &[f32]) -> f32 {
     if x.len() < LANES {
         return row(x.len(), |i| x[i]);
     }
     let vectors = x.len() / LANES;
     let rows = vectors / ACCUMULATORS;
-    let wide = cascade::<{ LANES * ACCUMULATORS }>(rows, |i, k| x[i * LANES * ACCUMULATORS + k]);
+    let wide = if rows < STEP {
+        few(x, rows)
+    } else {
+        cascade::<{ LANES * ACCUMULATORS }>(rows, |i, k| x[i * LANES * ACCUMULATORS + k])
+    };
     let mut lanes = [0f32; LANES];
     lanes.copy_from_slice(&wide[..LANES]);
     for v in rows * ACCUMULATORS..vectors {

@@ -5,23 +5,25 @@
 
 mod embedding;
 mod linear;
+mod scales;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use pteron_ir::{
     Arg, ConstData, ConstId, Def, Extra, Graph, InferCtx, InferError, Module, Op, PathId, TensorType, ValueId,
 };
 use pteron_kernels::Context;
-use pteron_tensor::{CastSource, DType, MemorySource, SharedSource, SourceError, read_all};
+use pteron_tensor::{CastSource, DType, MemorySource, SharedSource};
 
 use crate::error::TensorLabel;
 use crate::format::IntFormat;
+use crate::moments::Moments;
 use crate::observer::{Layout, QuantParams, ZeroPoint};
 use crate::pt2e::{CodesSource, Rounding};
-use crate::weight::{self, Matrix, WeightError};
+use crate::weight::{Method, WeightError};
 
 /// How the scales of weights are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -160,19 +162,17 @@ fn first(kept: &[(String, String)]) -> String {
     kept.first().map_or_else(String::new, |(path, why)| format!(": `{path}`: {why}"))
 }
 
-/// Layers that a thread takes between two reports of progress.
-const JOBS_A_THREAD: usize = 4;
-
 impl Transform {
     /// Transforms every graph of `module`, computing scales on the threads of `ctx`. A layer whose columns the group size does
-    /// not divide stays float, as in ExecuTorch, and is reported; a group that divides none is an error. `progress` is called
-    /// with the layers done and all.
+    /// not divide stays float, as in ExecuTorch, and is reported; a group that divides none is an error. [`Algorithm::Mse`]
+    /// weighs errors by `moments`, where they have the weight. `progress` is called with the layers done and all.
     ///
     /// # Errors
     /// [`TransformError`] naming the weight.
     pub fn apply(
         self,
         module: &mut Module,
+        moments: Option<&Moments>,
         ctx: &Context,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<TransformReport, TransformError> {
@@ -182,7 +182,7 @@ impl Transform {
             return Err(TransformError::Bits(e.bits));
         }
         let mut graphs = std::mem::take(&mut module.graphs);
-        let done = self.graphs(module, &mut graphs, ctx, progress);
+        let done = self.graphs(module, &mut graphs, moments, ctx, progress);
         module.graphs = graphs;
         done
     }
@@ -191,26 +191,15 @@ impl Transform {
         self,
         module: &mut Module,
         graphs: &mut [Graph],
+        moments: Option<&Moments>,
         ctx: &Context,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<TransformReport, TransformError> {
         let mut report = TransformReport::default();
         let jobs = self.jobs(module, graphs, &mut report)?;
-        let scales = jobs.iter().map(|_| Mutex::new(None)).collect::<Vec<_>>();
-        // In batches, so that what has been done can be told in between.
-        let batch = ctx.pool().threads().saturating_mul(JOBS_A_THREAD).max(1);
-        for start in (0..jobs.len()).step_by(batch) {
-            let end = jobs.len().min(start + batch);
-            ctx.pool().run(end - start, &|i| {
-                let found = jobs[start + i].scales(self.algorithm);
-                *scales[start + i].lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-            });
-            progress(end, jobs.len());
-        }
+        let scales = scales::find(&jobs, self.algorithm, moments, ctx, progress)?;
         for (job, scales) in jobs.into_iter().zip(scales) {
-            let found = scales.into_inner().unwrap_or_else(PoisonError::into_inner);
-            let Some(found) = found else { continue };
-            let weight = Weight::new(module, &job, found?, self.algorithm)?;
+            let weight = Weight::new(module, &job, scales, self.algorithm)?;
             for graph in graphs.iter_mut() {
                 report.quantized += match job.kind {
                     Kind::Linear(mode) => linear::replace(graph, module, job.constant, mode, &weight)?,
@@ -315,19 +304,20 @@ impl Job {
         Ok(Job { constant, name: c.name.to_string(), kind, source, rows, columns, group })
     }
 
-    fn scales(&self, algorithm: Algorithm) -> Result<Vec<f32>, TransformError> {
+    fn label(&self) -> TensorLabel {
         let (module, port) = self.name.rsplit_once('.').unwrap_or(("", &self.name));
-        let label = TensorLabel::new(module, port);
-        let bytes = read_all(self.source.as_ref()).map_err(|e: SourceError| TransformError::Source(e.to_string()))?;
-        let matrix = Matrix::new(&label, bytemuck::cast_slice(&bytes), self.rows, self.columns)?;
-        let (group, range) = (self.group, self.kind.range());
-        let made = match (self.kind, algorithm) {
-            (Kind::Linear(LinearMode::Int8), _) => weight::int8(matrix),
-            (_, Algorithm::Affine) => weight::affine(&label, matrix, group, range)?,
-            (_, Algorithm::Hqq) => weight::hqq(&label, matrix, group, range)?,
-            (_, Algorithm::Mse) => weight::mse(&label, matrix, group, range, None)?,
-        };
-        Ok(made.scales)
+        TensorLabel::new(module, port)
+    }
+
+    fn method<'m>(&self, algorithm: Algorithm, moments: Option<&'m Moments>) -> Method<'m> {
+        match (self.kind, algorithm) {
+            (Kind::Linear(LinearMode::Int8), _) => Method::Int8,
+            (_, Algorithm::Affine) => Method::Affine,
+            (_, Algorithm::Hqq) => Method::Hqq,
+            // A token's row of an embedding is read or not read: its columns have no inputs of their own.
+            (Kind::Embedding(_), Algorithm::Mse) => Method::Mse(None),
+            (Kind::Linear(_), Algorithm::Mse) => Method::Mse(moments.and_then(|m| m.of(&self.name))),
+        }
     }
 }
 

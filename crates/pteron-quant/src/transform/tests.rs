@@ -1,7 +1,8 @@
 use pteron_ir::{GraphBuilder, TensorType, args, print, verify};
-use pteron_tensor::MemorySource;
+use pteron_tensor::{MemorySource, read_all};
 
 use super::*;
+use crate::weight::{self, Matrix};
 
 fn wave(n: usize) -> Vec<f32> {
     (0..n).map(|i| 3.0 * (0.37 * i as f32).sin() + 0.2).collect()
@@ -23,7 +24,7 @@ fn module() -> Module {
 
 fn apply(t: Transform) -> (Module, TransformReport, String) {
     let mut m = module();
-    let report = t.apply(&mut m, &Context::new(2), &mut |_, _| {}).unwrap();
+    let report = t.apply(&mut m, None, &Context::new(2), &mut |_, _| {}).unwrap();
     verify::module(&m).unwrap();
     let text = print::graph(&m.graphs[0]);
     (m, report, text)
@@ -72,7 +73,7 @@ fn codes_are_those_that_the_algorithms_give() {
             let values = wave(64);
             let matrix = Matrix::new(&label, &values, 4, 16).unwrap();
             let expected = match (mode, algorithm) {
-                (LinearMode::Int8, _) => weight::int8(matrix),
+                (LinearMode::Int8, _) => weight::int8(&label, matrix).unwrap(),
                 (_, Algorithm::Affine) => weight::affine(&label, matrix, group, (-8, 7)).unwrap(),
                 (_, Algorithm::Hqq) => weight::hqq(&label, matrix, group, (-8, 7)).unwrap(),
                 (_, Algorithm::Mse) => weight::mse(&label, matrix, group, (-8, 7), None).unwrap(),
@@ -126,7 +127,7 @@ fn embeddings_are_packed_as_the_kernels_read_them() {
 
 #[test]
 fn what_cannot_be_quantized_is_said() {
-    let go = |t: Transform| t.apply(&mut module(), &Context::new(1), &mut |_, _| {}).unwrap_err().to_string();
+    let go = |t: Transform| t.apply(&mut module(), None, &Context::new(1), &mut |_, _| {}).unwrap_err().to_string();
     let group = go(Transform { linear: Some(LinearMode::Int4Weight { group: 7 }), ..Transform::default() });
     assert!(group.contains("`model.a`") && group.contains("group size 7") && group.contains("16 columns"), "{group}");
     let bits = go(Transform { embedding: Some(EmbeddingMode { bits: 3, group: 0 }), ..Transform::default() });
@@ -136,6 +137,6 @@ fn what_cannot_be_quantized_is_said() {
     let id = m.constants.iter().find(|(_, c)| c.name.as_ref() == "model.a.weight").unwrap().0;
     m.constants[id].data = ConstData::Source(Arc::new(bad));
     let t = Transform { linear: Some(LinearMode::Int8), ..Transform::default() };
-    let nan = t.apply(&mut m, &Context::new(1), &mut |_, _| {}).unwrap_err().to_string();
+    let nan = t.apply(&mut m, None, &Context::new(1), &mut |_, _| {}).unwrap_err().to_string();
     assert!(nan.contains("`model.a`") && nan.contains("NaN"), "{nan}");
 }

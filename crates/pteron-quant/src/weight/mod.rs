@@ -2,16 +2,16 @@
 //!
 //! All take a matrix of `rows × columns`, row-major, and give each run of `group` columns of a row a scale of its own.
 
+mod hqq;
 mod mse;
 
 use pteron_kernels::quant::qparams::{self, Mapping, aminmax};
 use pteron_kernels::quant::quantize::{Form, Quantizer};
 use thiserror::Error;
 
-pub use mse::mse;
+pub use hqq::{HQQ_ROUNDS, rounds_of};
 
 use crate::error::TensorLabel;
-use crate::observer::torch_sum;
 
 /// A float matrix.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,25 @@ impl<'a> Matrix<'a> {
         Ok(Matrix { data, rows, columns })
     }
 
+    /// Rows of a larger matrix, the first of which is its row `first`.
+    ///
+    /// # Errors
+    /// As [`Matrix::new`]; the row that the error names is the larger matrix's.
+    pub(crate) fn rows_from(
+        label: &TensorLabel,
+        data: &'a [f32],
+        first: usize,
+        columns: usize,
+    ) -> Result<Matrix<'a>, WeightError> {
+        let rows = data.len().checked_div(columns).unwrap_or(0);
+        Matrix::new(label, data, rows, columns).map_err(|e| match e {
+            WeightError::NotFinite { label, value, row, column } => {
+                WeightError::NotFinite { label, value, row: first + row, column }
+            }
+            other => other,
+        })
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -45,14 +64,6 @@ impl<'a> Matrix<'a> {
     /// Number of columns.
     pub fn columns(&self) -> usize {
         self.columns
-    }
-
-    fn group(&self, label: &TensorLabel, group: usize) -> Result<usize, WeightError> {
-        match group {
-            0 => Ok(self.columns),
-            g if self.columns.is_multiple_of(g) => Ok(g),
-            group => Err(WeightError::Group { label: label.clone(), group, columns: self.columns }),
-        }
     }
 }
 
@@ -129,20 +140,124 @@ impl QuantizedMatrix {
     }
 }
 
-fn check_range(range: (i64, i64)) -> Result<(f32, f32), WeightError> {
+fn check_range(range: (i64, i64)) -> Result<(), WeightError> {
     match range.0 < range.1 && range.0 <= 0 && range.1 >= 0 && range.0 >= -128 && range.1 <= 127 {
-        true => Ok((range.0 as f32, range.1 as f32)),
+        true => Ok(()),
         false => Err(WeightError::Range(range.0, range.1)),
     }
 }
 
+#[inline(always)]
 fn largest(group: &[f32]) -> f32 {
-    aminmax(group).map_or(0.0, |(lo, hi)| (-lo).max(hi))
+    group.iter().fold(0f32, |most, v| most.max(v.abs()))
 }
 
 /// The nearest code of `w / scale`, half to even, within the range.
+#[inline(always)]
 fn code(w: f32, scale: f32, (lo, hi): (f32, f32)) -> f32 {
     (w / scale).round_ties_even().clamp(lo, hi)
+}
+
+/// How the scales of a matrix are chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Method<'a> {
+    /// [`affine`].
+    Affine,
+    /// [`int8`]: one scale a row, codes -128..=127.
+    Int8,
+    /// [`hqq`].
+    Hqq,
+    /// [`mse`], with the second moments of the input's columns if they are known.
+    Mse(Option<&'a [f32]>),
+}
+
+/// Checks what [`rows`] needs: that the group divides the columns, that the codes are a range, and that the moments are one for
+/// each column. Gives the columns of a group.
+///
+/// # Errors
+/// [`WeightError`] naming `label`.
+pub fn check(
+    label: &TensorLabel,
+    columns: usize,
+    group: usize,
+    range: (i64, i64),
+    method: Method<'_>,
+) -> Result<usize, WeightError> {
+    check_range(range)?;
+    if let Method::Mse(Some(m)) = method
+        && (m.len() != columns || m.iter().any(|v| !(v.is_finite() && *v >= 0.0)))
+    {
+        return Err(WeightError::Moments { label: label.clone(), columns, found: m.len() });
+    }
+    match group {
+        0 => Ok(columns),
+        g if columns.is_multiple_of(g) => Ok(g),
+        group => Err(WeightError::Group { label: label.clone(), group, columns }),
+    }
+}
+
+/// What [`rows`] tells of some rows of a matrix.
+pub type Changes = [f32; HQQ_ROUNDS];
+
+/// The scales of some rows of a matrix, row by row, into `scales`: as many as the rows have groups. `group` is what [`check`]
+/// gave for the same arguments. Each row's scales depend on that row alone, but for [`Method::Hqq`], which takes `rounds` steps
+/// and tells the largest change of each: [`rounds_of`] says after which of them the whole matrix ends.
+pub fn rows(
+    w: Matrix<'_>,
+    group: usize,
+    range: (i64, i64),
+    method: Method<'_>,
+    rounds: usize,
+    scales: &mut [f32],
+) -> Changes {
+    let ends = (range.0 as f32, range.1 as f32);
+    let mut changes = [0f32; HQQ_ROUNDS];
+    match method {
+        Method::Affine => {
+            for (part, scale) in w.data.chunks_exact(group).zip(scales) {
+                let (min, max) = aminmax(part).unwrap_or((0.0, 0.0));
+                // The zero point would be the middle of the codes, which is 0 for all ranges of weights: they are signed.
+                *scale = qparams::torchao(min, max, Mapping::Symmetric, range.0, range.1, f32::MIN_POSITIVE).scale;
+            }
+        }
+        Method::Int8 => {
+            for (row, scale) in w.data.chunks_exact(group).zip(scales) {
+                *scale = (largest(row) / 127.5).max(f32::EPSILON);
+            }
+        }
+        Method::Hqq => hqq::rows(w.data, group, ends, rounds, scales, &mut changes),
+        Method::Mse(moments) => mse::rows(w.data, w.columns, group, ends, moments, scales),
+    }
+    changes
+}
+
+fn quantized(
+    label: &TensorLabel,
+    w: Matrix<'_>,
+    group: usize,
+    range: (i64, i64),
+    method: Method<'_>,
+) -> Result<QuantizedMatrix, WeightError> {
+    let group = check(label, w.columns, group, range, method)?;
+    let mut scales = vec![0f32; w.data.len().checked_div(group).unwrap_or(0)];
+    let changes = rows(w, group, range, method, HQQ_ROUNDS, &mut scales);
+    if method == Method::Hqq
+        && let Some(rounds) = rounds_of(&changes)
+    {
+        rows(w, group, range, method, rounds, &mut scales);
+    }
+    let ends = (range.0 as f32, range.1 as f32);
+    let mut codes = vec![0i8; w.data.len()];
+    for ((part, codes), &scale) in w.data.chunks_exact(group).zip(codes.chunks_exact_mut(group)).zip(&scales) {
+        if method == Method::Affine {
+            Quantizer::new(Form::First, f64::from(scale), 0, range.0, range.1).row(part, codes);
+            continue;
+        }
+        for (c, &v) in codes.iter_mut().zip(part) {
+            *c = code(v, scale, ends) as i8;
+        }
+    }
+    Ok(QuantizedMatrix { codes, scales, group })
 }
 
 /// torchao's symmetric affine quantization (`choose_qparams_affine`, `quantize_affine`): `scale = absmax/((qmax − qmin)/2)`,
@@ -156,35 +271,17 @@ pub fn affine(
     group: usize,
     range: (i64, i64),
 ) -> Result<QuantizedMatrix, WeightError> {
-    check_range(range)?;
-    let group = w.group(label, group)?;
-    let mut out = QuantizedMatrix { codes: vec![0; w.data.len()], scales: Vec::new(), group };
-    for (part, codes) in w.data.chunks_exact(group).zip(out.codes.chunks_exact_mut(group)) {
-        let (min, max) = aminmax(part).unwrap_or((0.0, 0.0));
-        // The zero point would be the middle of the codes, which is 0 for all ranges of weights: they are signed.
-        let scale = qparams::torchao(min, max, Mapping::Symmetric, range.0, range.1, f32::MIN_POSITIVE).scale;
-        Quantizer::new(Form::First, f64::from(scale), 0, range.0, range.1).row(part, codes);
-        out.scales.push(scale);
-    }
-    Ok(out)
+    quantized(label, w, group, range, Method::Affine)
 }
 
 /// ExecuTorch's weight-only int8 (`dynamically_quantize_per_channel`): `scale = absmax/127.5`, at least 2⁻²³;
 /// `code = clamp(round(w/scale), −128, 127)`, a scale for each row.
-pub fn int8(w: Matrix<'_>) -> QuantizedMatrix {
-    let mut out = QuantizedMatrix { codes: Vec::with_capacity(w.data.len()), scales: Vec::new(), group: w.columns };
-    for row in w.data.chunks_exact(w.columns) {
-        let scale = (largest(row) / 127.5).max(f32::EPSILON);
-        out.codes.extend(row.iter().map(|&v| code(v, scale, (-128.0, 127.0)) as i8));
-        out.scales.push(scale);
-    }
-    out
+///
+/// # Errors
+/// None that a [`Matrix`] can have.
+pub fn int8(label: &TensorLabel, w: Matrix<'_>) -> Result<QuantizedMatrix, WeightError> {
+    quantized(label, w, 0, (-128, 127), Method::Int8)
 }
-
-/// Rounds of [`hqq`].
-const HQQ_ROUNDS: usize = 20;
-/// [`hqq`] ends when no scale changes by more than this part.
-const HQQ_TOLERANCE: f32 = 1e-5;
 
 /// torchao's HQQ that moves the scales only (`_choose_qparams_and_quantize_scale_only_hqq`): from `absmax/max(|qmin|, qmax)`,
 /// `code = clamp(round(w/scale))` and `scale = Σ w·code / Σ code²` in turn, twenty times or until the largest relative change
@@ -198,33 +295,28 @@ pub fn hqq(
     group: usize,
     range: (i64, i64),
 ) -> Result<QuantizedMatrix, WeightError> {
-    let ends = check_range(range)?;
-    let group = w.group(label, group)?;
-    let most = ends.0.abs().max(ends.1);
-    let mut scales: Vec<f32> = w.data.chunks_exact(group).map(|g| (largest(g) / most).max(f32::EPSILON)).collect();
-    let (mut products, mut squares) = (vec![0f32; group], vec![0f32; group]);
-    for _ in 0..HQQ_ROUNDS {
-        let mut change = 0f32;
-        for (part, scale) in w.data.chunks_exact(group).zip(&mut scales) {
-            for ((p, s), &v) in products.iter_mut().zip(&mut squares).zip(part) {
-                let q = code(v, *scale, ends);
-                (*p, *s) = (v * q, q * q);
-            }
-            let (num, den) = (torch_sum::sum(&products), torch_sum::sum(&squares));
-            let next = if den > 0.0 { num / den } else { *scale };
-            let next = next.max(f32::EPSILON);
-            change = change.max((next - *scale).abs() / *scale);
-            *scale = next;
-        }
-        if change < HQQ_TOLERANCE {
-            break;
-        }
-    }
-    let mut codes = Vec::with_capacity(w.data.len());
-    for (part, &scale) in w.data.chunks_exact(group).zip(&scales) {
-        codes.extend(part.iter().map(|&v| code(v, scale, ends) as i8));
-    }
-    Ok(QuantizedMatrix { codes, scales, group })
+    quantized(label, w, group, range, Method::Hqq)
+}
+
+/// Searches each group's scale for the least error of the layer's output.
+///
+/// With `E[x²]` of input column `j` in `second_moments[j]` (1 for all if `None`), the expected squared error of a row's output,
+/// leaving correlations between inputs out, is `Σ_j h_j·(w_j − s·q_j)²`. Whatever the scale that the codes `q` were rounded
+/// with, the best one for them is `Σ h·w·q / Σ h·q²`: for each group, codes of scales from 0.35 to 1 times
+/// `max(w/qmax, w/qmin)`, which clips nothing, are tried, and the best of them is improved by rounding and least squares in
+/// turn, as long as the error falls. The result is never worse, in this error, than the scale of [`affine`] and the one that
+/// [`hqq`] starts with. `group` 0 is a whole row.
+///
+/// # Errors
+/// If the group does not divide the columns, the range is none, or the moments are not one for each column.
+pub fn mse(
+    label: &TensorLabel,
+    w: Matrix<'_>,
+    group: usize,
+    range: (i64, i64),
+    second_moments: Option<&[f32]>,
+) -> Result<QuantizedMatrix, WeightError> {
+    quantized(label, w, group, range, Method::Mse(second_moments))
 }
 
 #[cfg(test)]

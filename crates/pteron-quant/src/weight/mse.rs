@@ -1,58 +1,89 @@
 //! The scale of least squared error of each group, weighted by how large the inputs are.
 
-use super::{Matrix, QuantizedMatrix, WeightError, check_range, code, largest};
-use crate::error::TensorLabel;
+use pteron_kernels::quant::wide::{self, Loop};
 
-/// Scales tried for each group: this many between [`LEAST`] and 1 times the scale that clips nothing.
-const CANDIDATES: usize = 64;
+use super::{code, largest};
+
+/// Scales whose codes are tried for each group: this many between [`LEAST`] and 1 times the scale that clips nothing.
+const CANDIDATES: usize = 48;
 /// The smallest scale tried, as a part of the scale that clips nothing.
 const LEAST: f32 = 0.35;
-/// Rounds of least squares after the search.
+/// Rounds of rounding and least squares after the search.
 const ROUNDS: usize = 8;
+/// Partial sums of a loop over a group.
+const LANES: usize = 8;
 
-/// Searches each group's scale for the least error of the layer's output.
-///
-/// With `E[x²]` of input column `j` in `second_moments[j]` (1 for all if `None`), the expected squared error of a row's output,
-/// leaving correlations between inputs out, is `Σ_j E[x_j²]·(w_j − s·q_j)²`. For each group, scales from 0.35 to 1 times
-/// `max(w/qmax, w/qmin)`, which clips nothing, and the scales of [`super::affine`] and the start of [`super::hqq`] are tried;
-/// the best is refined by weighted least squares, `s = Σ h·w·q / Σ h·q²`, as long as the error falls. Errors are summed in
-/// `f64`; the result is never worse, in this error, than that of either of those two scales. `group` 0 is a whole row.
-///
-/// # Errors
-/// If the group does not divide the columns, the range is none, or the moments are not one for each column.
-pub fn mse(
-    label: &TensorLabel,
-    w: Matrix<'_>,
+struct Rows<'a> {
+    w: &'a [f32],
+    columns: usize,
     group: usize,
-    range: (i64, i64),
-    second_moments: Option<&[f32]>,
-) -> Result<QuantizedMatrix, WeightError> {
-    let ends = check_range(range)?;
-    let group = w.group(label, group)?;
-    let ones;
-    let moments = match second_moments {
-        Some(m) if m.len() == w.columns && m.iter().all(|v| v.is_finite() && *v >= 0.0) => m,
-        Some(m) => return Err(WeightError::Moments { label: label.clone(), columns: w.columns, found: m.len() }),
-        None => {
-            ones = vec![1f32; w.columns];
-            &ones
-        }
-    };
-    let mut out = QuantizedMatrix { codes: Vec::with_capacity(w.data.len()), scales: Vec::new(), group };
-    for row in w.data.chunks_exact(w.columns) {
-        for (part, h) in row.chunks_exact(group).zip(moments.chunks_exact(group)) {
-            // Columns that never see a value still count where all of a group's do.
-            let scale = match h.iter().any(|v| *v > 0.0) {
-                true => search(part, h, ends),
-                false => search(part, &vec![1f32; group], ends),
-            };
-            out.codes.extend(part.iter().map(|&v| code(v, scale, ends) as i8));
-            out.scales.push(scale);
-        }
-    }
-    Ok(out)
+    ends: (f32, f32),
+    moments: Option<&'a [f32]>,
+    scales: &'a mut [f32],
 }
 
+/// See [`super::rows`].
+pub(super) fn rows(
+    w: &[f32],
+    columns: usize,
+    group: usize,
+    ends: (f32, f32),
+    moments: Option<&[f32]>,
+    scales: &mut [f32],
+) {
+    wide::run(Rows { w, columns, group, ends, moments, scales });
+}
+
+impl Loop for Rows<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Rows { w, columns, group, ends, moments, scales } = self;
+        let mut h = moments.map_or_else(|| vec![1f32; columns], <[f32]>::to_vec);
+        // Columns that never see a value still count where all of a group's do; and only ratios within a group matter.
+        for part in h.chunks_exact_mut(group) {
+            let most = largest(part);
+            part.iter_mut().for_each(|v| *v = if most > 0.0 { *v / most } else { 1.0 });
+        }
+        let mut unit = vec![0f32; group];
+        for (row, scales) in w.chunks_exact(columns).zip(scales.chunks_exact_mut(columns / group)) {
+            for ((part, h), scale) in row.chunks_exact(group).zip(h.chunks_exact(group)).zip(scales) {
+                *scale = search(part, h, ends, &mut unit);
+            }
+        }
+    }
+}
+
+/// Without the care for NaN that `clamp` takes, which keeps loops from wide registers.
+#[inline(always)]
+fn bounded(v: f32, lo: f32, hi: f32) -> f32 {
+    let v = if v > lo { v } else { lo };
+    if v < hi { v } else { hi }
+}
+
+/// `Σ h·v·q` and `Σ h·q²` for the codes `q` of `v` at the scale `1/inv`.
+#[inline(always)]
+fn fit(v: &[f32], h: &[f32], inv: f32, (lo, hi): (f32, f32)) -> (f32, f32) {
+    let (mut num, mut den) = ([0f32; LANES], [0f32; LANES]);
+    let (vs, v_rest) = v.as_chunks::<LANES>();
+    let (hs, h_rest) = h.as_chunks::<LANES>();
+    for (v, h) in vs.iter().zip(hs) {
+        for k in 0..LANES {
+            let q = bounded((v[k] * inv).round_ties_even(), lo, hi);
+            let hq = h[k] * q;
+            num[k] += hq * v[k];
+            den[k] += hq * q;
+        }
+    }
+    for (k, (v, h)) in v_rest.iter().zip(h_rest).enumerate() {
+        let q = bounded((v * inv).round_ties_even(), lo, hi);
+        num[k] += h * q * v;
+        den[k] += h * q * q;
+    }
+    (num.iter().sum(), den.iter().sum())
+}
+
+/// `Σ h·(w − s·q)²`.
+#[inline(always)]
 fn error(part: &[f32], h: &[f32], scale: f32, ends: (f32, f32)) -> f64 {
     let one = |(&v, &h): (&f32, &f32)| {
         let d = f64::from(v) - f64::from(scale) * f64::from(code(v, scale, ends));
@@ -61,47 +92,53 @@ fn error(part: &[f32], h: &[f32], scale: f32, ends: (f32, f32)) -> f64 {
     part.iter().zip(h).map(one).sum()
 }
 
-fn search(part: &[f32], h: &[f32], ends: (f32, f32)) -> f32 {
-    let absmax = largest(part);
+#[inline(always)]
+fn search(part: &[f32], h: &[f32], ends: (f32, f32), unit: &mut [f32]) -> f32 {
     let floor = f32::EPSILON;
-    let need = |v: f32| {
-        if v < 0.0 && ends.0 < 0.0 {
-            v / ends.0
-        } else if v > 0.0 && ends.1 > 0.0 {
-            v / ends.1
-        } else {
-            0.0
-        }
-    };
-    let full = part.iter().map(|&v| need(v)).fold(0f32, f32::max);
+    let (mut low, mut high) = (0f32, 0f32);
+    for &v in part {
+        low = low.min(v);
+        high = high.max(v);
+    }
+    let end = |v: f32, end: f32| if end == 0.0 { 0.0 } else { v / end };
+    let full = end(low, ends.0).max(end(high, ends.1));
     if full <= floor {
         return floor;
     }
+    // In units of that scale, so that squares neither vanish nor overflow.
+    for (u, v) in unit.iter_mut().zip(part) {
+        *u = v / full;
+    }
+    let mut best = (0f32, 1f32);
+    for i in 0..=CANDIDATES {
+        let part = LEAST + (1.0 - LEAST) * i as f32 / CANDIDATES as f32;
+        let (num, den) = fit(unit, h, 1.0 / part, ends);
+        // The error of the best scale for these codes is `Σ h·w² − num²/den`.
+        let gain = num * (num / den);
+        if gain > best.0 {
+            best = (gain, num / den);
+        }
+    }
+    let absmax = low.abs().max(high);
     let known = [absmax / ((ends.1 - ends.0) / 2.0), absmax / ends.0.abs().max(ends.1)];
-    let grid = (0..=CANDIDATES).map(|i| full * (LEAST + (1.0 - LEAST) * i as f32 / CANDIDATES as f32));
-    let mut best = (f64::INFINITY, full);
-    for s in grid.chain(known).map(|s| s.max(floor)) {
+    let mut found = (f64::INFINITY, full);
+    for s in [best.1 * full, known[0], known[1]].map(|s| s.max(floor)) {
         let e = error(part, h, s, ends);
-        if e < best.0 {
-            best = (e, s);
+        if e < found.0 {
+            found = (e, s);
         }
     }
     for _ in 0..ROUNDS {
-        let (mut num, mut den) = (0f64, 0f64);
-        for (&v, &h) in part.iter().zip(h) {
-            let q = f64::from(code(v, best.1, ends));
-            num += f64::from(h) * f64::from(v) * q;
-            den += f64::from(h) * q * q;
-        }
-        let s = (num / den) as f32;
+        let (num, den) = fit(unit, h, full / found.1, ends);
+        let s = num / den * full;
         if !(s.is_finite() && s > floor) {
             break;
         }
         let e = error(part, h, s, ends);
-        if e >= best.0 {
+        if e >= found.0 {
             break;
         }
-        best = (e, s);
+        found = (e, s);
     }
-    best.1
+    found.1
 }

@@ -60,7 +60,7 @@ fn zeros_have_a_scale() {
         affine(&at(), m, 8, (-8, 7)).unwrap(),
         hqq(&at(), m, 8, (-8, 7)).unwrap(),
         mse(&at(), m, 8, (-8, 7), Some(&[0.0; 32])).unwrap(),
-        int8(m),
+        int8(&at(), m).unwrap(),
     ] {
         assert!(q.scales.iter().all(|s| *s > 0.0));
         assert!(q.codes.iter().all(|c| *c == 0));

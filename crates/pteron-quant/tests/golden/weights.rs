@@ -19,7 +19,7 @@ fn codes_and_scales_are_torchaos() {
         let q = match case["algorithm"].as_str().unwrap() {
             "affine" => affine(&label, w, group, range).unwrap(),
             "hqq" => hqq(&label, w, group, range).unwrap(),
-            "int8" => int8(w),
+            "int8" => int8(&label, w).unwrap(),
             other => panic!("{other}"),
         };
         let shown = (&case["input"], &case["algorithm"], group, range);

@@ -122,7 +122,7 @@ pub(crate) fn quantization(a: &QuantizationArgs) -> Result<Quantization, Failure
         AlgorithmArg::Hqq => Algorithm::Hqq,
         AlgorithmArg::Mse => Algorithm::Mse,
     };
-    let out = Quantization { linear, embedding, algorithm, pt2e: a.pt2e_quantize.clone(), compat };
+    let out = Quantization { linear, embedding, algorithm, moments: None, pt2e: a.pt2e_quantize.clone(), compat };
     out.validate().map_err(|e| usage(e.to_string()))?;
     Ok(out)
 }
