@@ -253,6 +253,9 @@ operators! {
     ChooseQparamsAffine: HighLevel "torchao::choose_qparams_affine", "torchao::choose_qparams_affine.out(Tensor input, str mapping_type, SymInt[] block_size, ScalarType target_dtype, Scalar? quant_min=None, Scalar? quant_max=None, float? eps=None, ScalarType? scale_dtype=None, ScalarType? zero_point_dtype=None, bool keepdim=False, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams_affine;
     QuantizeAffine: HighLevel "torchao::quantize_affine", "torchao::quantize_affine.out(Tensor input, SymInt[] block_size, Tensor scale, Tensor? zero_point, ScalarType output_dtype, Scalar? quant_min=None, Scalar? quant_max=None, *, Tensor(a!) out) -> Tensor(a!)", quant::quantize_affine;
     DequantizeAffine: HighLevel "torchao::dequantize_affine", "torchao::dequantize_affine.out(Tensor input, SymInt[] block_size, Tensor scale, Tensor? zero_point, ScalarType input_dtype, Scalar? quant_min=None, Scalar? quant_max=None, ScalarType output_dtype=f32, *, Tensor(a!) out) -> Tensor(a!)", quant::dequantize_affine;
+    /// Codes, scale and zero point of each row, what the last `num_nonbatch_dims` dimensions hold, by XNNPACK's rule for
+    /// dynamically quantized values: `XNNConvert` to `qdint8`.
+    ConvertQd8: HighLevel "xnnpack::convert_qd8", "xnnpack::convert_qd8.out(Tensor input, int num_nonbatch_dims=1, *, Tensor(a!) out, Tensor(b!) scale_out, Tensor(c!) zero_point_out) -> (Tensor(a!), Tensor(b!), Tensor(c!))", quant::convert_qd8;
 
     // Symbolic scalars.
     SymSize: Kernel "aten::sym_size.int", "aten::sym_size.int(Tensor self, int dim) -> SymInt", sym::size;

@@ -157,6 +157,10 @@ pub(super) fn call(
             let (range, eps) = (a.codes(4, a.dtype(3)?)?, a.optional_float(6)?);
             quant::choose_qparams_affine(ctx, &a.view(0)?, mapping, &a.ints(2)?, range, eps, scale, zp)
         }
+        Op::ConvertQd8 => {
+            let [codes, scale, zp] = exactly(outs)?;
+            quant::convert_qd8(ctx, &a.view(0)?, a.int(1)?, codes, scale, zp)
+        }
         Op::ConvertElementType => ew::to_copy(ctx, a.view(0)?, one(outs)?),
         Op::EmbeddingByte | Op::EmbeddingByteDType => embedding(ctx, TableBits::Eight, a, outs)?,
         Op::Embedding4Bit | Op::Embedding4BitDType => embedding(ctx, TableBits::Four, a, outs)?,

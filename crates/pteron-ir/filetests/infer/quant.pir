@@ -37,6 +37,10 @@ module "t" {
     ; infer: f32[1, s0, 16]
     %30 = quantized_decomposed::embedding_2bit(%7, %8, None, -2, 1, %9)
     ; infer: f32[1, s0, 32]
+    %31, %32, %33 = xnnpack::convert_qd8(%0)
+    ; infer: i8[s0, 16], f32[s0, 1], i32[s0, 1]
+    %34, %35, %36 = xnnpack::convert_qd8(%0, 3)
+    ; error: xnnpack::convert_qd8: num_nonbatch_dims is 3 for f32[s0, 16]
     return %0
   }
 }

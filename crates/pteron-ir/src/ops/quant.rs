@@ -337,6 +337,21 @@ pub(crate) fn dequantize_affine(ctx: &InferCtx<'_>) -> InferResult {
     with_dtype(x, reals(ctx, 7)?)
 }
 
+pub(crate) fn convert_qd8(ctx: &InferCtx<'_>) -> InferResult {
+    let x = f32_input(ctx, 0)?;
+    let inner = ctx.const_int(1)?;
+    let lead = usize::try_from(inner).ok().filter(|&n| n >= 1).and_then(|n| x.rank().checked_sub(n));
+    let Some(lead) = lead else { return ctx.fail(format!("num_nonbatch_dims is {inner} for {x}")) };
+    let mut dims = x.dims.clone();
+    dims.iter_mut().skip(lead).for_each(|d| *d = SymInt::Const(1));
+    let outputs = [
+        TensorType::new(DType::I8, x.dims.clone()),
+        TensorType::new(DType::F32, dims.clone()),
+        TensorType::new(DType::I32, dims),
+    ];
+    Ok(outputs.into_iter().map(Type::Tensor).collect())
+}
+
 pub(crate) fn convert_element_type(ctx: &InferCtx<'_>) -> InferResult {
     let x = ctx.tensor(0)?;
     with_dtype(x, ctx.optional_dtype(1)?.unwrap_or(x.dtype))

@@ -10,12 +10,13 @@
 //! | an element that is not finite | NaN gives 0 (least code of i32), ±∞ the ends of the range | NaN and +∞ give `quant_min` |
 //!
 //! [`QuantSemantics`] says which of the two the operators of `quantized_decomposed` compute. Operators of `torchao` and those
-//! that ExecuTorch has no kernel for have one meaning only, PyTorch's.
+//! that ExecuTorch has no kernel for have one meaning only, PyTorch's; [`qd8`] is XNNPACK's.
 //!
 //! [`qparams`], [`quantize`] and [`dequantize`] are plain functions over numbers and slices, for whoever quantizes outside a
 //! graph; the functions over views beside them are the operators.
 
 pub mod dequantize;
+pub mod qd8;
 pub mod qparams;
 pub mod quantize;
 pub mod wide;
@@ -41,6 +42,7 @@ pub use convert::{
 pub use embedding::{TableBits, embedding};
 pub use hadamard::fast_hadamard_transform;
 pub use mixed::{Affine, add, mixed_linear, mixed_mm};
+pub use qd8::convert_qd8;
 
 /// What the operators of `quantized_decomposed` compute where PyTorch and ExecuTorch differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
