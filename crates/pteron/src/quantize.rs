@@ -9,7 +9,7 @@ use pteron_quant::moments::Moments;
 use pteron_quant::pt2e::{convert, fuse_embeddings, observe_constants, prepare};
 use pteron_quant::quantizer::{ComposableQuantizer, Quantizer, of_scheme};
 use pteron_quant::scheme::{Compat, Scheme};
-use pteron_quant::transform::{Algorithm, EmbeddingMode, LinearMode, Transform};
+use pteron_quant::transform::{Algorithm, EmbeddingMode, LayerChoice, LayerKind, LinearMode, Transform};
 
 use crate::error::Error;
 
@@ -87,8 +87,11 @@ impl Quantization {
         let mut names = Vec::new();
         let (mut layers, mut kept_float) = (0, Vec::new());
         if self.linear.is_some() || self.embedding.is_some() {
-            let transform = Transform { linear: self.linear, embedding: self.embedding, algorithm: self.algorithm };
-            let report = transform.apply(module, self.moments.as_deref(), ctx, progress).map_err(wrong)?;
+            let choose = |_: &str, kind: LayerKind| match kind {
+                LayerKind::Linear => self.linear.map(|l| LayerChoice::Linear(l, self.algorithm)),
+                LayerKind::Embedding => self.embedding.map(|e| LayerChoice::Embedding(e, self.algorithm)),
+            };
+            let report = Transform::new(&choose).apply(module, self.moments.as_deref(), ctx, progress).map_err(wrong)?;
             layers += report.quantized;
             kept_float.extend(report.kept);
             names.extend(

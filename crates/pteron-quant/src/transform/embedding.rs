@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use pteron_ir::{Arg, ConstId, Def, Graph, Module, Op, args};
+use pteron_ir::{Arg, Graph, Module, Op, args};
 use pteron_tensor::{DType, SharedSource, SourceError, TensorSource, check_rows};
 
-use super::{EmbeddingMode, Rewriter, TransformError, Weight};
+use super::{EmbeddingMode, Readers, Rewriter, TransformError, Weight};
 
 /// The argument of `aten::embedding` that is the weight.
 pub(super) const WEIGHT: u16 = 0;
@@ -55,11 +55,11 @@ impl TensorSource for PackedSource {
     }
 }
 
-/// Replaces every embedding of `graph` with the weight `constant`; gives their number.
+/// Replaces every embedding of `graph` that `readers` names; gives their number.
 pub(super) fn replace(
     graph: &mut Graph,
     module: &mut Module,
-    constant: ConstId,
+    readers: &Readers,
     mode: EmbeddingMode,
     weight: &Weight,
 ) -> Result<usize, TransformError> {
@@ -68,8 +68,7 @@ pub(super) fn replace(
     let mut count = 0;
     for n in nodes {
         let node = &graph.nodes[n];
-        let is_ours = node.op == Op::Embedding
-            && matches!(node.args.get(usize::from(WEIGHT)), Some(Arg::Value(w)) if graph.values[*w].def == Def::Const(constant));
+        let is_ours = readers.has(graph, n, Op::Embedding, WEIGHT);
         let (Some(Arg::Value(indices)), true) = (node.args.get(INDICES).cloned(), is_ours) else {
             graph.regions[body].nodes.push(n);
             continue;

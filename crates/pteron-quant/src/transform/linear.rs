@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pteron_ir::{Arg, ConstId, Def, Graph, Module, Op, ValueId, args};
+use pteron_ir::{Arg, Def, Graph, Module, Op, ValueId, args};
 use pteron_tensor::DType;
 
-use super::{LinearMode, Rewriter, TransformError, Weight};
+use super::{LinearMode, Readers, Rewriter, TransformError, Weight};
 
 /// The argument of `aten::linear` that is the weight.
 pub(super) const WEIGHT: u16 = 1;
 
-/// Replaces every linear layer of `graph` with the weight `constant`; gives their number.
+/// Replaces every linear layer of `graph` that `readers` names; gives their number.
 ///
 /// | mode | becomes |
 /// |---|---|
@@ -21,7 +21,7 @@ pub(super) const WEIGHT: u16 = 1;
 pub(super) fn replace(
     graph: &mut Graph,
     module: &mut Module,
-    constant: ConstId,
+    readers: &Readers,
     mode: LinearMode,
     weight: &Weight,
 ) -> Result<usize, TransformError> {
@@ -42,8 +42,7 @@ pub(super) fn replace(
     }
     for n in nodes {
         let node = &graph.nodes[n];
-        let is_ours = node.op == Op::Linear
-            && matches!(node.args.get(usize::from(WEIGHT)), Some(Arg::Value(w)) if graph.values[*w].def == Def::Const(constant));
+        let is_ours = readers.has(graph, n, Op::Linear, WEIGHT);
         let (Some(Arg::Value(x)), true) = (node.args.first().cloned(), is_ours) else {
             graph.regions[body].nodes.push(n);
             continue;

@@ -9,11 +9,12 @@ mod scales;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use pteron_ir::{
-    Arg, ConstData, ConstId, Def, Extra, Graph, InferCtx, InferError, Module, Op, PathId, TensorType, ValueId,
+    Arg, ConstData, ConstId, Def, Extra, Graph, InferCtx, InferError, Module, NodeId, Op, PathId, TensorType, ValueId,
 };
 use pteron_kernels::Context;
 use pteron_tensor::{CastSource, DType, MemorySource, SharedSource};
@@ -107,15 +108,60 @@ pub struct EmbeddingMode {
     pub group: usize,
 }
 
-/// What is transformed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Transform {
-    /// Linear layers.
-    pub linear: Option<LinearMode>,
-    /// Embeddings.
-    pub embedding: Option<EmbeddingMode>,
-    /// How scales are chosen; `int8` has its own way.
-    pub algorithm: Algorithm,
+/// The layers that are transformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LayerKind {
+    /// `aten::linear`.
+    Linear,
+    /// `aten::embedding`.
+    Embedding,
+}
+
+impl LayerKind {
+    /// The kind of layer that an operator is, and its argument that is the weight.
+    pub const fn of(op: Op) -> Option<(LayerKind, u16)> {
+        match op {
+            Op::Linear => Some((LayerKind::Linear, linear::WEIGHT)),
+            Op::Embedding => Some((LayerKind::Embedding, embedding::WEIGHT)),
+            _ => None,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            LayerKind::Linear => "linear layer",
+            LayerKind::Embedding => "embedding",
+        }
+    }
+}
+
+/// What becomes of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerChoice {
+    /// A linear layer. `int8` has its own way to choose scales.
+    Linear(LinearMode, Algorithm),
+    /// An embedding.
+    Embedding(EmbeddingMode, Algorithm),
+}
+
+impl LayerChoice {
+    const fn layer(self) -> LayerKind {
+        match self {
+            LayerChoice::Linear(..) => LayerKind::Linear,
+            LayerChoice::Embedding(..) => LayerKind::Embedding,
+        }
+    }
+}
+
+/// What is transformed: a choice for each layer, by its module path; `None` leaves it float.
+pub struct Transform<'a> {
+    choose: &'a dyn Fn(&str, LayerKind) -> Option<LayerChoice>,
+}
+
+impl fmt::Debug for Transform<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transform").finish_non_exhaustive()
+    }
 }
 
 /// What a transform did.
@@ -162,7 +208,12 @@ fn first(kept: &[(String, String)]) -> String {
     kept.first().map_or_else(String::new, |(path, why)| format!(": `{path}`: {why}"))
 }
 
-impl Transform {
+impl<'a> Transform<'a> {
+    /// A transform of the layers for which `choose` gives something.
+    pub fn new(choose: &'a dyn Fn(&str, LayerKind) -> Option<LayerChoice>) -> Transform<'a> {
+        Transform { choose }
+    }
+
     /// Transforms every graph of `module`, computing scales on the threads of `ctx`. A layer whose columns the group size does
     /// not divide stays float, as in ExecuTorch, and is reported; a group that divides none is an error. [`Algorithm::Mse`]
     /// weighs errors by `moments`, where they have the weight. `progress` is called with the layers done and all.
@@ -170,17 +221,12 @@ impl Transform {
     /// # Errors
     /// [`TransformError`] naming the weight.
     pub fn apply(
-        self,
+        &self,
         module: &mut Module,
         moments: Option<&Moments>,
         ctx: &Context,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<TransformReport, TransformError> {
-        if let Some(e) = self.embedding
-            && !matches!(e.bits, 2 | 4 | 8)
-        {
-            return Err(TransformError::Bits(e.bits));
-        }
         let mut graphs = std::mem::take(&mut module.graphs);
         let done = self.graphs(module, &mut graphs, moments, ctx, progress);
         module.graphs = graphs;
@@ -188,7 +234,7 @@ impl Transform {
     }
 
     fn graphs(
-        self,
+        &self,
         module: &mut Module,
         graphs: &mut [Graph],
         moments: Option<&Moments>,
@@ -197,88 +243,106 @@ impl Transform {
     ) -> Result<TransformReport, TransformError> {
         let mut report = TransformReport::default();
         let jobs = self.jobs(module, graphs, &mut report)?;
-        let scales = scales::find(&jobs, self.algorithm, moments, ctx, progress)?;
+        let scales = scales::find(&jobs, moments, ctx, progress)?;
         for (job, scales) in jobs.into_iter().zip(scales) {
-            let weight = Weight::new(module, &job, scales, self.algorithm)?;
+            let weight = Weight::new(module, &job, scales)?;
             for graph in graphs.iter_mut() {
-                report.quantized += match job.kind {
-                    Kind::Linear(mode) => linear::replace(graph, module, job.constant, mode, &weight)?,
-                    Kind::Embedding(mode) => embedding::replace(graph, module, job.constant, mode, &weight)?,
+                report.quantized += match job.choice {
+                    LayerChoice::Linear(mode, _) => linear::replace(graph, module, &job.readers, mode, &weight)?,
+                    LayerChoice::Embedding(mode, _) => embedding::replace(graph, module, &job.readers, mode, &weight)?,
                 };
             }
         }
         Ok(report)
     }
 
-    /// The weights to quantize, each once for each kind of reader.
-    fn jobs(self, module: &Module, graphs: &[Graph], report: &mut TransformReport) -> Result<Vec<Job>, TransformError> {
+    /// The weights to quantize, each once for each choice.
+    fn jobs(
+        &self,
+        module: &Module,
+        graphs: &[Graph],
+        report: &mut TransformReport,
+    ) -> Result<Vec<Job>, TransformError> {
         let mut jobs: Vec<Job> = Vec::new();
-        let mut wanted: Vec<(Op, u16, Kind, &'static str)> = Vec::new();
-        if let Some(mode) = self.linear {
-            wanted.push((Op::Linear, linear::WEIGHT, Kind::Linear(mode), "linear layer"));
-        }
-        if let Some(mode) = self.embedding {
-            wanted.push((Op::Embedding, embedding::WEIGHT, Kind::Embedding(mode), "embedding"));
-        }
-        for (op, argument, kind, what) in wanted {
-            let before = jobs.len();
-            for graph in graphs {
-                for n in graph.all_nodes() {
-                    let node = &graph.nodes[n];
-                    let Some(Arg::Value(v)) = node.args.get(usize::from(argument)).filter(|_| node.op == op) else {
-                        continue;
-                    };
-                    let path = graph.paths[node.path].to_string();
-                    let Def::Const(constant) = graph.values[*v].def else {
-                        report.kept.push((path, "its weight is no constant".to_owned()));
-                        continue;
-                    };
-                    if jobs.iter().any(|j| j.constant == constant && j.kind == kind) {
-                        continue;
-                    }
-                    match Job::new(module, constant, kind) {
-                        Ok(job) => jobs.push(job),
-                        Err(why) => report.kept.push((path, why)),
-                    }
+        let mut wanted: Vec<LayerKind> = Vec::new();
+        for graph in graphs {
+            for n in graph.all_nodes() {
+                let node = &graph.nodes[n];
+                let path = &graph.paths[node.path];
+                let Some((kind, argument)) = LayerKind::of(node.op) else { continue };
+                let Some(choice) = (self.choose)(path, kind).filter(|c| c.layer() == kind) else { continue };
+                if let LayerChoice::Embedding(e, _) = choice
+                    && !matches!(e.bits, 2 | 4 | 8)
+                {
+                    return Err(TransformError::Bits(e.bits));
+                }
+                if !wanted.contains(&kind) {
+                    wanted.push(kind);
+                }
+                let Some(Arg::Value(v)) = node.args.get(usize::from(argument)) else { continue };
+                let Def::Const(constant) = graph.values[*v].def else {
+                    report.kept.push((path.to_string(), "its weight is no constant".to_owned()));
+                    continue;
+                };
+                if let Some(job) = jobs.iter_mut().find(|j| j.readers.constant == constant && j.choice == choice) {
+                    job.readers.paths.insert(path.to_string());
+                    continue;
+                }
+                match Job::new(module, constant, path, choice) {
+                    Ok(job) => jobs.push(job),
+                    Err(why) => report.kept.push((path.to_string(), why)),
                 }
             }
-            if jobs.len() == before {
-                return Err(TransformError::Nothing { what, kept: std::mem::take(&mut report.kept) });
-            }
         }
-        Ok(jobs)
+        match wanted.into_iter().find(|w| !jobs.iter().any(|j| j.choice.layer() == *w)) {
+            None => Ok(jobs),
+            Some(kind) => Err(TransformError::Nothing { what: kind.name(), kept: std::mem::take(&mut report.kept) }),
+        }
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Linear(LinearMode),
-    Embedding(EmbeddingMode),
-}
-
-impl Kind {
+impl LayerChoice {
     fn group(self) -> usize {
         match self {
-            Kind::Linear(LinearMode::Int8) => 0,
-            Kind::Linear(LinearMode::Int8DynActInt4Weight { group } | LinearMode::Int4Weight { group }) => group,
-            Kind::Embedding(e) => e.group,
+            LayerChoice::Linear(LinearMode::Int8, _) => 0,
+            LayerChoice::Linear(LinearMode::Int8DynActInt4Weight { group } | LinearMode::Int4Weight { group }, _) => {
+                group
+            }
+            LayerChoice::Embedding(e, _) => e.group,
         }
     }
 
     fn range(self) -> (i64, i64) {
         match self {
-            Kind::Linear(LinearMode::Int8) => (-128, 127),
-            Kind::Linear(LinearMode::Int8DynActInt4Weight { .. } | LinearMode::Int4Weight { .. }) => (-8, 7),
-            Kind::Embedding(e) => (-(1 << (e.bits - 1)), (1 << (e.bits - 1)) - 1),
+            LayerChoice::Linear(LinearMode::Int8, _) => (-128, 127),
+            LayerChoice::Linear(LinearMode::Int8DynActInt4Weight { .. } | LinearMode::Int4Weight { .. }, _) => (-8, 7),
+            LayerChoice::Embedding(e, _) => (-(1 << (e.bits - 1)), (1 << (e.bits - 1)) - 1),
         }
+    }
+}
+
+/// The nodes that read a weight as one job quantizes it.
+struct Readers {
+    constant: ConstId,
+    /// Their module paths.
+    paths: BTreeSet<String>,
+}
+
+impl Readers {
+    /// Whether node `n` of `graph` is one of them: one of operator `op` whose argument `weight` is the constant.
+    fn has(&self, graph: &Graph, n: NodeId, op: Op, weight: u16) -> bool {
+        let node = &graph.nodes[n];
+        node.op == op
+            && matches!(node.args.get(usize::from(weight)), Some(Arg::Value(w)) if graph.values[*w].def == Def::Const(self.constant))
+            && self.paths.contains(graph.paths[node.path].as_ref())
     }
 }
 
 /// A weight to quantize.
 struct Job {
-    constant: ConstId,
+    readers: Readers,
     name: String,
-    kind: Kind,
+    choice: LayerChoice,
     source: SharedSource,
     rows: usize,
     columns: usize,
@@ -287,21 +351,22 @@ struct Job {
 
 impl Job {
     /// `Err` says why the layer stays float.
-    fn new(module: &Module, constant: ConstId, kind: Kind) -> Result<Job, String> {
+    fn new(module: &Module, constant: ConstId, path: &str, choice: LayerChoice) -> Result<Job, String> {
         let c = &module.constants[constant];
         let ConstData::Source(source) = &c.data else { return Err("its weight has no bytes here".to_owned()) };
         let source = CastSource::wrap(source.clone(), DType::F32);
         let &[rows, columns] = source.shape() else { return Err("its weight is no matrix".to_owned()) };
-        let group = if kind.group() == 0 { columns } else { kind.group() };
+        let group = if choice.group() == 0 { columns } else { choice.group() };
         if columns == 0 || !columns.is_multiple_of(group) {
             return Err(format!("the group size {group} does not divide its {columns} columns"));
         }
-        if let Kind::Embedding(e) = kind
+        if let LayerChoice::Embedding(e, _) = choice
             && !columns.is_multiple_of(8 / e.bits as usize)
         {
             return Err(format!("its {columns} columns do not fill bytes of {} bits a code", e.bits));
         }
-        Ok(Job { constant, name: c.name.to_string(), kind, source, rows, columns, group })
+        let readers = Readers { constant, paths: BTreeSet::from([path.to_owned()]) };
+        Ok(Job { readers, name: c.name.to_string(), choice, source, rows, columns, group })
     }
 
     fn label(&self) -> TensorLabel {
@@ -309,14 +374,14 @@ impl Job {
         TensorLabel::new(module, port)
     }
 
-    fn method<'m>(&self, algorithm: Algorithm, moments: Option<&'m Moments>) -> Method<'m> {
-        match (self.kind, algorithm) {
-            (Kind::Linear(LinearMode::Int8), _) => Method::Int8,
-            (_, Algorithm::Affine) => Method::Affine,
-            (_, Algorithm::Hqq) => Method::Hqq,
+    fn method<'m>(&self, moments: Option<&'m Moments>) -> Method<'m> {
+        match self.choice {
+            LayerChoice::Linear(LinearMode::Int8, _) => Method::Int8,
+            LayerChoice::Linear(_, Algorithm::Affine) | LayerChoice::Embedding(_, Algorithm::Affine) => Method::Affine,
+            LayerChoice::Linear(_, Algorithm::Hqq) | LayerChoice::Embedding(_, Algorithm::Hqq) => Method::Hqq,
             // A token's row of an embedding is read or not read: its columns have no inputs of their own.
-            (Kind::Embedding(_), Algorithm::Mse) => Method::Mse(None),
-            (Kind::Linear(_), Algorithm::Mse) => Method::Mse(moments.and_then(|m| m.of(&self.name))),
+            LayerChoice::Embedding(_, Algorithm::Mse) => Method::Mse(None),
+            LayerChoice::Linear(_, Algorithm::Mse) => Method::Mse(moments.and_then(|m| m.of(&self.name))),
         }
     }
 }
@@ -331,20 +396,23 @@ struct Weight {
 }
 
 impl Weight {
-    fn new(module: &Module, job: &Job, scales: Vec<f32>, algorithm: Algorithm) -> Result<Weight, TransformError> {
-        let range = job.kind.range();
+    fn new(module: &Module, job: &Job, scales: Vec<f32>) -> Result<Weight, TransformError> {
+        let range = job.choice.range();
         let source = |e: String| TransformError::Source(e);
         let format = IntFormat::new(DType::I8, range.0, range.1).map_err(|e| source(e.to_string()))?;
-        let rounding = match (job.kind, algorithm) {
-            (Kind::Linear(LinearMode::Int8), _) | (_, Algorithm::Hqq | Algorithm::Mse) => Rounding::Quotient,
-            (_, Algorithm::Affine) => Rounding::Reciprocal,
+        let rounding = match job.choice {
+            LayerChoice::Linear(LinearMode::Int8, _) => Rounding::Quotient,
+            LayerChoice::Linear(_, algorithm) | LayerChoice::Embedding(_, algorithm) => match algorithm {
+                Algorithm::Hqq | Algorithm::Mse => Rounding::Quotient,
+                Algorithm::Affine => Rounding::Reciprocal,
+            },
         };
         let groups = job.columns / job.group;
         // Where a scale is for a whole row it stands alone, as ExecuTorch's `squeeze` has it.
         let shape: &[usize] = if groups == 1 { &[job.rows] } else { &[job.rows, groups] };
-        let suffix = match job.kind {
-            Kind::Linear(_) => "",
-            Kind::Embedding(_) => "_embedding",
+        let suffix = match job.choice {
+            LayerChoice::Linear(..) => "",
+            LayerChoice::Embedding(..) => "_embedding",
         };
         let name = unique(module, &format!("{}{suffix}_quantized", job.name));
         let tensor = MemorySource::of(&format!("{name}_scale"), shape, &scales).map_err(|e| source(e.to_string()))?;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use pteron_kernels::Context;
 
-use super::{Algorithm, Job, TransformError};
+use super::{Job, TransformError};
 use crate::moments::Moments;
 use crate::weight::{self, Changes, HQQ_ROUNDS, Matrix, Method};
 
@@ -26,14 +26,13 @@ type Found = Result<(Vec<f32>, Changes), TransformError>;
 /// The scales of each job, row by row. `progress` is called with the jobs done and all.
 pub(super) fn find(
     jobs: &[Job],
-    algorithm: Algorithm,
     moments: Option<&Moments>,
     ctx: &Context,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Vec<f32>>, TransformError> {
     for job in jobs {
-        let method = job.method(algorithm, moments);
-        weight::check(&job.label(), job.columns, job.group, job.kind.range(), method)?;
+        let method = job.method(moments);
+        weight::check(&job.label(), job.columns, job.group, job.choice.range(), method)?;
     }
     let pieces = |job: usize, rounds: usize| {
         let rows = (PIECE / jobs[job].columns.max(1)).max(1);
@@ -44,7 +43,7 @@ pub(super) fn find(
     let mut scales: Vec<Vec<f32>> =
         jobs.iter().map(|j| Vec::with_capacity(j.rows * j.columns.checked_div(j.group).unwrap_or(0))).collect();
     let mut changes = vec![[0f32; HQQ_ROUNDS]; jobs.len()];
-    run(jobs, algorithm, moments, ctx, &first, &mut |piece, found, changed| {
+    run(jobs, moments, ctx, &first, &mut |piece, found, changed| {
         scales[piece.job].extend(found);
         for (most, c) in changes[piece.job].iter_mut().zip(changed) {
             *most = most.max(c);
@@ -57,19 +56,18 @@ pub(super) fn find(
     let again: Vec<Piece> = jobs
         .iter()
         .enumerate()
-        .filter(|(_, j)| j.method(algorithm, moments) == Method::Hqq)
+        .filter(|(_, j)| j.method(moments) == Method::Hqq)
         .filter_map(|(i, _)| weight::rounds_of(&changes[i]).map(|rounds| (i, rounds)))
         .flat_map(|(i, rounds)| pieces(i, rounds))
         .collect();
     again.iter().for_each(|p| scales[p.job].clear());
-    run(jobs, algorithm, moments, ctx, &again, &mut |piece, found, _| scales[piece.job].extend(found))?;
+    run(jobs, moments, ctx, &again, &mut |piece, found, _| scales[piece.job].extend(found))?;
     Ok(scales)
 }
 
 /// Calls `take` with each piece's scales, in the order of the pieces.
 fn run(
     jobs: &[Job],
-    algorithm: Algorithm,
     moments: Option<&Moments>,
     ctx: &Context,
     pieces: &[Piece],
@@ -80,7 +78,7 @@ fn run(
         let slots: Vec<Mutex<Option<Found>>> = pieces.iter().map(|_| Mutex::new(None)).collect();
         ctx.pool().run(pieces.len(), &|i| {
             let job = &jobs[pieces[i].job];
-            let found = piece(job, &pieces[i], job.method(algorithm, moments));
+            let found = piece(job, &pieces[i], job.method(moments));
             *slots[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         });
         for (piece, slot) in pieces.iter().zip(slots) {
@@ -99,6 +97,6 @@ fn piece(job: &Job, piece: &Piece, method: Method<'_>) -> Found {
     read.map_err(|e| TransformError::Source(e.to_string()))?;
     let matrix = Matrix::rows_from(&job.label(), &data, piece.rows.start, job.columns)?;
     let mut scales = vec![0f32; data.len().checked_div(job.group).unwrap_or(0)];
-    let changes = weight::rows(matrix, job.group, job.kind.range(), method, piece.rounds, &mut scales);
+    let changes = weight::rows(matrix, job.group, job.choice.range(), method, piece.rounds, &mut scales);
     Ok((scales, changes))
 }

@@ -22,9 +22,27 @@ fn module() -> Module {
     m
 }
 
-fn apply(t: Transform) -> (Module, TransformReport, String) {
+/// One choice for all layers of a kind.
+#[derive(Clone, Copy, Default)]
+struct All {
+    linear: Option<LinearMode>,
+    embedding: Option<EmbeddingMode>,
+    algorithm: Algorithm,
+}
+
+impl All {
+    fn apply(self, m: &mut Module) -> Result<TransformReport, TransformError> {
+        let choose = |_: &str, kind: LayerKind| match kind {
+            LayerKind::Linear => self.linear.map(|l| LayerChoice::Linear(l, self.algorithm)),
+            LayerKind::Embedding => self.embedding.map(|e| LayerChoice::Embedding(e, self.algorithm)),
+        };
+        Transform::new(&choose).apply(m, None, &Context::new(2), &mut |_, _| {})
+    }
+}
+
+fn apply(t: All) -> (Module, TransformReport, String) {
     let mut m = module();
-    let report = t.apply(&mut m, None, &Context::new(2), &mut |_, _| {}).unwrap();
+    let report = t.apply(&mut m).unwrap();
     verify::module(&m).unwrap();
     let text = print::graph(&m.graphs[0]);
     (m, report, text)
@@ -51,7 +69,7 @@ fn weights_in_groups_are_torchaos() {
         (Algorithm::Affine, AFFINE, [0i8, 3, 5, 7, 7, 7, 6, 4, 2, -1, -4, -6, -7, -8, -7, -5]),
         (Algorithm::Hqq, HQQ, [0, 3, 5, 7, 7, 7, 6, 4, 2, -1, -4, -6, -8, -8, -7, -5]),
     ] {
-        let (m, report, text) = apply(Transform { linear: Some(mode), embedding: None, algorithm });
+        let (m, report, text) = apply(All { linear: Some(mode), embedding: None, algorithm });
         assert_eq!(report, TransformReport { quantized: 2, kept: Vec::new() });
         let got: Vec<f32> = bytemuck::pod_collect_to_vec(&constant(&m, "model.a.weight_quantized_scale"));
         for (g, e) in got.iter().zip(scales) {
@@ -68,7 +86,7 @@ fn weights_in_groups_are_torchaos() {
 fn codes_are_those_that_the_algorithms_give() {
     for algorithm in Algorithm::ALL {
         for (mode, group) in [(LinearMode::Int4Weight { group: 4 }, 4), (LinearMode::Int8, 16)] {
-            let (m, ..) = apply(Transform { linear: Some(mode), embedding: None, algorithm });
+            let (m, ..) = apply(All { linear: Some(mode), embedding: None, algorithm });
             let label = TensorLabel::new("model.a", "weight");
             let values = wave(64);
             let matrix = Matrix::new(&label, &values, 4, 16).unwrap();
@@ -89,7 +107,7 @@ fn codes_are_those_that_the_algorithms_give() {
 #[test]
 fn layers_of_one_input_share_its_codes() {
     let mode = LinearMode::Int8DynActInt4Weight { group: 8 };
-    let (_, report, text) = apply(Transform { linear: Some(mode), ..Transform::default() });
+    let (_, report, text) = apply(All { linear: Some(mode), ..All::default() });
     assert_eq!(report.quantized, 2);
     assert_eq!(text.matches("torchao::choose_qparams_affine").count(), 1, "{text}");
     assert_eq!(text.matches("torchao::quantize_affine").count(), 1);
@@ -98,7 +116,7 @@ fn layers_of_one_input_share_its_codes() {
 
 #[test]
 fn int8_multiplies_by_scales_behind_the_layer() {
-    let (_, _, text) = apply(Transform { linear: Some(LinearMode::Int8), ..Transform::default() });
+    let (_, _, text) = apply(All { linear: Some(LinearMode::Int8), ..All::default() });
     assert_eq!(text.matches("aten::mul.Tensor").count(), 2, "{text}");
 }
 
@@ -106,7 +124,7 @@ fn int8_multiplies_by_scales_behind_the_layer() {
 fn embeddings_are_packed_as_the_kernels_read_them() {
     for (bits, group, columns) in [(8, 0, 16), (4, 8, 8), (2, 0, 4)] {
         let embedding = Some(EmbeddingMode { bits, group });
-        let (m, report, text) = apply(Transform { linear: None, embedding, algorithm: Algorithm::Affine });
+        let (m, report, text) = apply(All { linear: None, embedding, algorithm: Algorithm::Affine });
         assert_eq!(report.quantized, 1);
         let name = if bits == 8 { "byte".to_owned() } else { format!("{bits}bit") };
         assert!(text.contains(&format!("quantized_decomposed::embedding_{name}.dtype")), "{text}");
@@ -127,16 +145,40 @@ fn embeddings_are_packed_as_the_kernels_read_them() {
 
 #[test]
 fn what_cannot_be_quantized_is_said() {
-    let go = |t: Transform| t.apply(&mut module(), None, &Context::new(1), &mut |_, _| {}).unwrap_err().to_string();
-    let group = go(Transform { linear: Some(LinearMode::Int4Weight { group: 7 }), ..Transform::default() });
+    let go = |t: All| t.apply(&mut module()).unwrap_err().to_string();
+    let group = go(All { linear: Some(LinearMode::Int4Weight { group: 7 }), ..All::default() });
     assert!(group.contains("`model.a`") && group.contains("group size 7") && group.contains("16 columns"), "{group}");
-    let bits = go(Transform { embedding: Some(EmbeddingMode { bits: 3, group: 0 }), ..Transform::default() });
+    let bits = go(All { embedding: Some(EmbeddingMode { bits: 3, group: 0 }), ..All::default() });
     assert!(bits.contains("2, 4 or 8"), "{bits}");
     let mut m = module();
     let bad = MemorySource::of("model.a.weight", &[4, 16], &[f32::NAN; 64]).unwrap();
     let id = m.constants.iter().find(|(_, c)| c.name.as_ref() == "model.a.weight").unwrap().0;
     m.constants[id].data = ConstData::Source(Arc::new(bad));
-    let t = Transform { linear: Some(LinearMode::Int8), ..Transform::default() };
-    let nan = t.apply(&mut m, None, &Context::new(1), &mut |_, _| {}).unwrap_err().to_string();
+    let t = All { linear: Some(LinearMode::Int8), ..All::default() };
+    let nan = t.apply(&mut m).unwrap_err().to_string();
     assert!(nan.contains("`model.a`") && nan.contains("NaN"), "{nan}");
+}
+
+#[test]
+fn layers_can_be_chosen_one_by_one() {
+    let mut m = Module::new("t");
+    let w = m.add_tensor_constant("a.weight", MemorySource::of("a.weight", &[4, 16], &wave(64)).unwrap());
+    let mut b = GraphBuilder::new(&mut m, "forward");
+    let x = b.input("x", TensorType::fixed(DType::F32, &[1, 16]));
+    let w = b.constant(w);
+    // One weight, three readers, two choices.
+    let outputs: Vec<_> =
+        ["a", "b", "c"].into_iter().map(|path| b.scope(path, |b| b.call(Op::Linear, args![x, w])).unwrap()).collect();
+    b.finish(&outputs);
+    let choose = |path: &str, _: LayerKind| match path {
+        "a" => Some(LayerChoice::Linear(LinearMode::Int4Weight { group: 8 }, Algorithm::Affine)),
+        "b" => Some(LayerChoice::Linear(LinearMode::Int8, Algorithm::Hqq)),
+        _ => None,
+    };
+    let report = Transform::new(&choose).apply(&mut m, None, &Context::new(1), &mut |_, _| {}).unwrap();
+    verify::module(&m).unwrap();
+    assert_eq!(report, TransformReport { quantized: 2, kept: Vec::new() });
+    let text = print::graph(&m.graphs[0]);
+    assert_eq!((text.matches("dequantize_affine").count(), text.matches("aten::mul").count()), (1, 1), "{text}");
+    assert_eq!(m.constants.values().filter(|c| c.name.contains("_scale")).count(), 2);
 }
