@@ -1,6 +1,7 @@
 //! Checkpoints to programs.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use pteron_checkpoint::atomic::{AtomicError, AtomicFile};
@@ -11,11 +12,13 @@ use pteron_llm::tokenizer::Tokenizer;
 use pteron_models::{BuildOptions, CheckpointWeights, ModelConfig, SpecialTokens, WeightsOptions, build};
 use pteron_program::{EmitOptions, Emitted, WriteError, emit};
 use pteron_pte::ParsedHead;
+use pteron_quant::moments::Moments;
+use pteron_quant::recipe::Recipe;
 use pteron_tensor::DType;
 
 use crate::error::Error;
 use crate::host::{self, MemorySampler};
-use crate::quantize::{Quantization, QuantizationReport};
+use crate::quantize::{self, QuantizationReport};
 use crate::text::TokenizerSource;
 
 /// What an export is doing.
@@ -91,7 +94,8 @@ pub struct Exporter<'p> {
     tokenizer: Option<PathBuf>,
     options: BuildOptions,
     weights: WeightsOptions,
-    quantization: Quantization,
+    recipe: Recipe,
+    moments: Option<Arc<Moments>>,
     progress: Option<Box<dyn FnMut(Progress) + 'p>>,
     started: Instant,
 }
@@ -129,7 +133,8 @@ impl<'p> Exporter<'p> {
             tokenizer: None,
             options: BuildOptions::default(),
             weights: WeightsOptions::default(),
-            quantization: Quantization::default(),
+            recipe: Recipe::default(),
+            moments: None,
             progress: None,
             started: Instant::now(),
         }
@@ -215,8 +220,15 @@ impl<'p> Exporter<'p> {
 
     /// What is quantized, and how; nothing by default.
     #[must_use]
-    pub fn quantize(mut self, quantization: Quantization) -> Self {
-        self.quantization = quantization;
+    pub fn quantize(mut self, recipe: Recipe) -> Self {
+        self.recipe = recipe;
+        self
+    }
+
+    /// What the algorithm `mse` weighs the errors of weights by; unweighted by default.
+    #[must_use]
+    pub fn moments(mut self, moments: Arc<Moments>) -> Self {
+        self.moments = Some(moments);
         self
     }
 
@@ -303,7 +315,7 @@ impl<'p> Exporter<'p> {
 
     fn capture(&mut self, warnings: &mut Vec<String>) -> Result<Captured, Error> {
         self.tell(Progress::Building);
-        self.quantization.validate()?;
+        quantize::check(&self.recipe)?;
         let mut config = self.config()?;
         self.special_tokens(&config, warnings)?;
         self.options.validate(&config)?;
@@ -327,13 +339,13 @@ impl<'p> Exporter<'p> {
         module: &mut Module,
         warnings: &mut Vec<String>,
     ) -> Result<Option<QuantizationReport>, Error> {
-        if self.quantization.is_none() {
+        if self.recipe.is_none() {
             return Ok(None);
         }
         self.tell(Progress::Quantizing { done: 0, total: 0 });
         let context = pteron_exec::Context::new(host::default_threads());
-        let quantization = self.quantization.clone();
-        let report = quantization.apply(module, &context, &mut |done, total| {
+        let (recipe, moments) = (self.recipe.clone(), self.moments.clone());
+        let report = quantize::apply(&recipe, module, moments.as_deref(), &context, &mut |done, total| {
             self.tell(Progress::Quantizing { done, total });
         })?;
         for (path, why) in &report.kept_float {

@@ -34,14 +34,14 @@ mod eval;
 mod export;
 pub mod host;
 mod program;
-mod quantize;
+pub mod quantize;
 mod text;
 
 pub use error::Error;
 pub use eval::EvalModel;
 pub use export::{ExportReport, Exporter, Progress, odd_vocabulary};
 pub use program::{LoadMode, LoadOptions, Program, ProgramFile, constant_methods, delegates, open_data};
-pub use quantize::{Quantization, QuantizationReport};
+pub use quantize::QuantizationReport;
 pub use text::{ProgramDecoder, TokenizerSource, gguf_parts};
 
 pub use pteron_checkpoint as checkpoint;

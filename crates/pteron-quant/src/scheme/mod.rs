@@ -14,6 +14,7 @@ use thiserror::Error;
 pub use explain::{Explanation, Field, RuleExplanation, TensorExplanation, Value, explain};
 
 use crate::annotation::QuantizationConfig;
+use crate::near::{did_you_mean, suggestions};
 
 /// Whose numbers a scheme takes, where ExecuTorch's releases differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -156,7 +157,7 @@ enum Numbers {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SchemeError {
     /// No such name.
-    #[error("there is no quantization scheme {name:?}{}; `pteron explain-scheme` lists them", near(.suggestions))]
+    #[error("there is no quantization scheme {name:?}{}; `pteron explain-scheme` lists them", did_you_mean(.suggestions))]
     Unknown {
         /// The name.
         name: String,
@@ -185,14 +186,6 @@ pub enum SchemeError {
     List(String),
 }
 
-fn near(suggestions: &[&'static str]) -> String {
-    match suggestions {
-        [] => String::new(),
-        [one] => format!("; did you mean {one}?"),
-        many => format!("; did you mean {}?", many.join(" or ")),
-    }
-}
-
 impl Scheme {
     /// All schemes, in the order in which help lists them.
     pub fn all() -> &'static [Scheme] {
@@ -205,7 +198,10 @@ impl Scheme {
     /// If there is none: with names that look like it.
     pub fn find(name: &str) -> Result<&'static Scheme, SchemeError> {
         let found = table::SCHEMES.iter().find(|s| s.name == name);
-        found.ok_or_else(|| SchemeError::Unknown { name: name.to_owned(), suggestions: suggestions(name) })
+        found.ok_or_else(|| SchemeError::Unknown {
+            name: name.to_owned(),
+            suggestions: suggestions(name, table::SCHEMES.iter().map(|s| s.name)),
+        })
     }
 
     /// The schemes of a list with commas, as `xnnpack_dynamic,embedding`.
@@ -253,39 +249,6 @@ impl Scheme {
             Numbers::Always(_) | Numbers::ByRelease(_) | Numbers::Since1_5(_) => None,
         }
     }
-}
-
-/// Names that differ from `name` in a third of its letters at most, nearest first, three at most.
-fn suggestions(name: &str) -> Vec<&'static str> {
-    let plain = |s: &str| s.to_lowercase().replace('-', "_");
-    let name = plain(name);
-    // Longer ones look like none of the names.
-    if name.len() > 64 {
-        return Vec::new();
-    }
-    let mut near: Vec<(usize, &'static str)> = table::SCHEMES
-        .iter()
-        .map(|s| (distance(&name, s.name), s.name))
-        .filter(|(d, s)| *d * 3 <= s.len() || (name.len() > 2 && s.contains(name.as_str())))
-        .collect();
-    near.sort();
-    near.into_iter().map(|(_, s)| s).take(3).collect()
-}
-
-/// Letters to insert, delete or replace.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

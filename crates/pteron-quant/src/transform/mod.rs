@@ -108,6 +108,15 @@ pub struct EmbeddingMode {
     pub group: usize,
 }
 
+impl EmbeddingMode {
+    /// `BITS,GROUP`, or `BITS` for whole rows; `None` if it is neither, or the bits are not 2, 4 or 8.
+    pub fn parse(text: &str) -> Option<EmbeddingMode> {
+        let (bits, group) = text.split_once(',').unwrap_or((text, "0"));
+        let (bits, group) = (bits.trim().parse().ok()?, group.trim().parse().ok()?);
+        matches!(bits, 2 | 4 | 8).then_some(EmbeddingMode { bits, group })
+    }
+}
+
 /// The layers that are transformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LayerKind {

@@ -8,7 +8,8 @@ use pteron::checkpoint::{FileKind, open_bytes, read_limited};
 use pteron::evaluation::{CausalModel, Evaluation, Protocol, evaluate};
 use pteron::exec::Context;
 use pteron::llm::tokenizer::Tokenizer;
-use pteron::{EvalModel, Exporter, LoadOptions, Program, Quantization};
+use pteron::quant::recipe::Recipe;
+use pteron::{EvalModel, Exporter, LoadOptions, Program};
 use serde_json::json;
 
 use super::low::{EvalArgs, ProtocolArg};
@@ -29,9 +30,9 @@ pub(super) fn run(a: &EvalArgs) -> Done {
     let asked = a.tokenizer.as_deref().or((place.is_dir() || is_kind(place, FileKind::Gguf)).then_some(place));
     let (tokenizer, _) = run::tokenizer(asked, place)?;
     let tokens = tokenizer.encode(&text, true)?;
-    let quantization = high::quantization(&a.quantization)?;
-    let mut model = open(&a.subject, a, protocol, &load, quantization)?;
-    let reference = a.reference.as_deref().map(|r| open(r, a, protocol, &load, Quantization::default()));
+    let recipe = high::recipe(&a.quantization)?;
+    let mut model = open(&a.subject, a, protocol, &load, recipe)?;
+    let reference = a.reference.as_deref().map(|r| open(r, a, protocol, &load, Recipe::default()));
     let mut reference = reference.transpose()?;
     let ctx = Context::new(load.threads.unwrap_or_else(pteron::host::default_threads));
     // A tokenizer that adds no beginning token to a text has none that llama.cpp's protocol would put before a window.
@@ -127,10 +128,10 @@ fn open(
     a: &EvalArgs,
     protocol: Protocol,
     load: &LoadOptions,
-    quantization: Quantization,
+    recipe: Recipe,
 ) -> Result<EvalModel, Failure> {
     if path.is_file() && is_program(path) {
-        if !quantization.is_none() {
+        if !recipe.is_none() {
             let reason =
                 format!("{} is a program, which is quantized when it is exported: give a checkpoint", path.display());
             return Err(Failure::Usage(reason));
@@ -138,7 +139,7 @@ fn open(
         let program = Program::open(path, &LoadOptions { data: a.data_paths.clone(), ..load.clone() })?;
         return Ok(EvalModel::from_program(program, &a.method_name)?);
     }
-    let exporter = Exporter::open(path)?.quantize(quantization);
+    let exporter = Exporter::open(path)?.quantize(recipe);
     Ok(EvalModel::from_exporter(exporter, path, protocol.window(), high::dtype(a.dtype), load)?)
 }
 

@@ -66,7 +66,7 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
         .max_context_length(a.max_context_length)
         .full_logits(a.generate_full_logits)
         .allow_unexpected(a.allow_unexpected)
-        .quantize(high::quantization(&a.quantization)?);
+        .quantize(high::recipe(&a.quantization)?);
     for (name, values) in metadata {
         exporter = exporter.metadata(name, values);
     }

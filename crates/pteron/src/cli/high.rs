@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use pteron::checkpoint::read_limited;
+use pteron::quant::recipe::{Base, Recipe, linear_mode};
 use pteron::quant::scheme::Compat;
-use pteron::quant::transform::{Algorithm, EmbeddingMode, LinearMode};
+use pteron::quant::transform::{Algorithm, EmbeddingMode};
 use pteron::tensor::DType;
-use pteron::{LoadMode, LoadOptions, Quantization};
+use pteron::{LoadMode, LoadOptions, quantize};
 
 use super::low::{AlgorithmArg, EvalArgs, ExecArgs, ExportArgs, ExportDType, LoadModeArg, QuantizationArgs, RunArgs};
 use super::output::Failure;
@@ -25,6 +27,9 @@ pub(crate) fn load_mode(m: LoadModeArg) -> LoadMode {
         LoadModeArg::Mlock => LoadMode::Mlock,
     }
 }
+
+/// Most bytes of a recipe.
+const MAX_RECIPE_BYTES: u64 = 4 << 20;
 
 /// Most threads that can be asked for.
 const MOST_THREADS: i64 = 1024;
@@ -93,51 +98,46 @@ pub(crate) fn exec_load(a: &ExecArgs) -> Result<LoadOptions, Failure> {
     })
 }
 
-/// What is quantized.
-pub(crate) fn quantization(a: &QuantizationArgs) -> Result<Quantization, Failure> {
+/// What is quantized: a recipe from a file, or the one that the flags are short for.
+pub(crate) fn recipe(a: &QuantizationArgs) -> Result<Recipe, Failure> {
     let usage = |s: String| Failure::Usage(s);
+    if let Some(path) = &a.recipe {
+        let text = read_limited(path, MAX_RECIPE_BYTES)?;
+        let text = String::from_utf8(text).map_err(|_| anyhow::anyhow!("{}: it is not UTF-8", path.display()))?;
+        let recipe = Recipe::parse(&text).map_err(|e| usage(format!("{}: {e}", path.display())))?;
+        quantize::check(&recipe).map_err(|e| usage(format!("{}: {e}", path.display())))?;
+        return Ok(recipe);
+    }
     let linear = match &a.quantization_mode {
         None if a.group_size.is_some() => {
             return Err(usage("--group-size is for --quantization-mode 8da4w and 4w".to_owned()));
         }
         None => None,
-        Some(name) => {
-            let mode = LinearMode::from_name(name, a.group_size);
-            let known = LinearMode::NAMES.join(", ");
-            Some(mode.ok_or_else(|| usage(format!("--quantization-mode is {name}, expected one of {known}")))?)
-        }
+        Some(name) => Some(linear_mode(name, a.group_size).map_err(|e| usage(format!("--{e}")))?),
     };
-    if linear == Some(LinearMode::Int8) && a.group_size.is_some_and(|g| g != 0) {
-        return Err(usage(
-            "--group-size is for --quantization-mode 8da4w and 4w; int8 has a scale for each channel".into(),
-        ));
-    }
-    let embedding = a.embedding_quantize.as_deref().map(embedding_mode).transpose()?;
-    let compat = Compat::from_name(&a.quant_compat).ok_or_else(|| {
-        let known: Vec<&str> = Compat::ALL.iter().map(|c| c.name()).collect();
-        usage(format!("--quant-compat is {}, expected {}", a.quant_compat, known.join(" or ")))
-    })?;
+    let embedding = a.embedding_quantize.as_deref().map(|text| {
+        EmbeddingMode::parse(text).ok_or_else(|| {
+            let expected = "BITS,GROUP such as 4,32 with 2, 4 or 8 bits";
+            usage(format!("--embedding-quantize is {text}, expected {expected}"))
+        })
+    });
+    let compat = match &a.quant_compat {
+        None => Compat::default(),
+        Some(name) => Compat::from_name(name).ok_or_else(|| {
+            let known: Vec<&str> = Compat::ALL.iter().map(|c| c.name()).collect();
+            usage(format!("--quant-compat is {name}, expected {}", known.join(" or ")))
+        })?,
+    };
     let algorithm = match a.weight_algorithm {
-        AlgorithmArg::Affine => Algorithm::Affine,
-        AlgorithmArg::Hqq => Algorithm::Hqq,
-        AlgorithmArg::Mse => Algorithm::Mse,
+        None => Algorithm::default(),
+        Some(AlgorithmArg::Affine) => Algorithm::Affine,
+        Some(AlgorithmArg::Hqq) => Algorithm::Hqq,
+        Some(AlgorithmArg::Mse) => Algorithm::Mse,
     };
-    let out = Quantization { linear, embedding, algorithm, moments: None, pt2e: a.pt2e_quantize.clone(), compat };
-    out.validate().map_err(|e| usage(e.to_string()))?;
-    Ok(out)
-}
-
-/// `BITS,GROUP`, or `BITS` for whole rows.
-fn embedding_mode(text: &str) -> Result<EmbeddingMode, Failure> {
-    let wrong = || {
-        Failure::Usage(format!("--embedding-quantize is {text}, expected BITS,GROUP such as 4,32 with 2, 4 or 8 bits"))
-    };
-    let (bits, group) = text.split_once(',').unwrap_or((text, "0"));
-    let (bits, group) = (bits.trim().parse::<u32>(), group.trim().parse::<usize>());
-    match (bits, group) {
-        (Ok(bits @ (2 | 4 | 8)), Ok(group)) => Ok(EmbeddingMode { bits, group }),
-        _ => Err(wrong()),
-    }
+    let base = Base { linear, embedding: embedding.transpose()?, algorithm, pt2e: a.pt2e_quantize.clone(), compat };
+    let recipe = Recipe { base, rules: Vec::new() };
+    quantize::check(&recipe).map_err(|e| usage(e.to_string()))?;
+    Ok(recipe)
 }
 
 /// The checkpoint, given either way.

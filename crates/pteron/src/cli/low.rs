@@ -104,6 +104,9 @@ pub(super) enum AlgorithmArg {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Quantization")]
 pub(super) struct QuantizationArgs {
+    /// A recipe (TOML): what the other flags of quantization say for the whole model, and rules for single modules
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quantization_mode", "group_size", "embedding_quantize", "weight_algorithm", "pt2e_quantize", "quant_compat"])]
+    pub(super) recipe: Option<PathBuf>,
     /// Linear layers by a source transform: int8 (weights per channel), 8da4w (4-bit weights in groups, 8-bit dynamic
     /// activations), 4w (4-bit weights in groups) (short form: -qmode)
     #[arg(long, value_name = "MODE")]
@@ -114,15 +117,15 @@ pub(super) struct QuantizationArgs {
     /// Embeddings: bits (2, 4 or 8) and columns of a group (0 for whole rows), such as 4,32
     #[arg(short = 'E', long, value_name = "BITS,GROUP")]
     pub(super) embedding_quantize: Option<String>,
-    /// How the source transforms choose scales
-    #[arg(long, value_enum, default_value = "hqq")]
-    pub(super) weight_algorithm: AlgorithmArg,
+    /// How the source transforms choose scales [default: hqq]
+    #[arg(long, value_enum)]
+    pub(super) weight_algorithm: Option<AlgorithmArg>,
     /// PT2E schemes, commas between them: `pteron explain-scheme` lists them
     #[arg(long, value_name = "SCHEME,...")]
     pub(super) pt2e_quantize: Option<String>,
-    /// Whose numbers the PT2E schemes take: et0.5 or et1.5
-    #[arg(long, value_name = "RELEASE", default_value = "et1.5")]
-    pub(super) quant_compat: String,
+    /// Whose numbers the PT2E schemes take: et0.5 or et1.5 [default: et1.5]
+    #[arg(long, value_name = "RELEASE")]
+    pub(super) quant_compat: Option<String>,
 }
 
 /// `pteron export`.
