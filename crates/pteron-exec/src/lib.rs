@@ -7,8 +7,8 @@
 //! been checked, plus one for the buffers. Running follows the graph's nodes: where sizes depend on the input, the same
 //! inference that the graph was built with gives them, and an output that would not fit its memory is an error, never a write.
 //!
-//! Runs of nodes that one kernel computes (`fuse.rs`) are found when a graph is planned and executed as one, with the same
-//! bits, unless somebody watches the nodes' outputs.
+//! Nodes that one kernel computes (`fuse/`) are found when a graph is planned and executed as one, unless somebody watches
+//! the nodes' outputs.
 //!
 //! This crate knows no file format and no language model. It spawns threads through [`pteron_kernels`] only, prints nothing
 //! and reads no clock: a [`Profiler`] brings its own.
@@ -21,6 +21,7 @@ mod explain;
 mod fold;
 mod fuel;
 mod fuse;
+mod fused;
 mod hook;
 mod memory;
 mod operands;

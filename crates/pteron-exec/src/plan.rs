@@ -81,8 +81,8 @@ impl MethodPlan {
     pub(crate) fn new(graph: &Graph, state: &StateLayout, fold: Option<&mut Folder>) -> Result<MethodPlan, ExecError> {
         let memory = |source| ExecError::Memory { method: graph.name.clone(), source };
         let mut map = storages_with_safe_views(graph).map_err(memory)?;
-        let groups = Groups::find(graph, &mut map);
         let folded = fold.map_or_else(Folded::none, |f| f.find(graph, &map));
+        let groups = Groups::find(graph, &mut map, &folded);
         let is_temp = |(id, s): &(StorageId, &Storage)| s.kind == StorageKind::Temp && folded.storages[*id].is_none();
         let temps: Vec<_> = map.storages.iter().filter(is_temp).map(|(id, _)| id).collect();
         let items: Vec<Interval> = temps

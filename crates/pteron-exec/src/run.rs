@@ -1,8 +1,8 @@
 //! One call of a method.
 
 use pteron_ir::{
-    Arg, BufferId, DelegateId, Extra, Graph, Id, IdMap, InferCtx, NodeId, Op, OutputSpec, RegionId, SymInt, TensorType,
-    Type, ValueId,
+    Arg, BufferId, DelegateId, Extra, Graph, Id, IdMap, InferCtx, NodeId, Op, OutputSpec, RegionId, SideTable, SymInt,
+    TensorType, Type, ValueId,
 };
 use pteron_kernels::Context;
 use pteron_kernels::quant::QuantSemantics;
@@ -13,11 +13,12 @@ use smallvec::SmallVec;
 
 use crate::constants::Constants;
 use crate::delegate::DelegateInstance;
-use crate::dispatch::{Resolved, call, call_fused};
+use crate::dispatch::{Resolved, call};
 use crate::error::ExecError;
 use crate::explain::numbers_of_inputs;
 use crate::fuel::{Fuel, cost};
-use crate::fuse::{Eps, Fused, Group, Part};
+use crate::fuse::Part;
+use crate::fused::Known;
 use crate::hook::{NodeEvent, NodeHook};
 use crate::operands::{Readable, output, resolve, split, take_out};
 use crate::plan::{MethodPlan, Place, StateLayout};
@@ -37,6 +38,8 @@ pub(crate) struct Slot {
     pub(crate) bytes: usize,
     /// A scalar's value.
     pub(crate) scalar: Scalar,
+    /// When its type or its number last became another one, by the frame's clock.
+    changed: u64,
 }
 
 /// The values of a method, kept between calls so that fixed sizes are computed once.
@@ -47,6 +50,12 @@ pub(crate) struct Frame {
     pub(crate) copies: Vec<(usize, Tensor)>,
     /// Bytes of outputs whose memory is written at the end of the call.
     saved: Vec<(ValueId, AlignedBytes)>,
+    /// Counts changes of slots.
+    clock: u64,
+    /// When the sizes of a node's outputs were last inferred; they hold until one of its inputs changes.
+    inferred: SideTable<NodeId, Option<u64>>,
+    /// The same for groups of nodes, by their number, with what was found of these sizes.
+    pub(crate) groups: Vec<Option<(u64, Known)>>,
 }
 
 impl Frame {
@@ -59,6 +68,7 @@ impl Frame {
                 strides: Shape::new(),
                 bytes: 0,
                 scalar: Scalar::Int(0),
+                changed: 0,
             };
             if let Type::Tensor(t) = &data.ty
                 && t.is_static()
@@ -68,7 +78,52 @@ impl Frame {
             }
             slots.push(slot);
         }
-        Frame { slots, copies: Vec::new(), saved: Vec::new() }
+        Frame {
+            slots,
+            copies: Vec::new(),
+            saved: Vec::new(),
+            clock: 0,
+            inferred: SideTable::new(None),
+            groups: Vec::new(),
+        }
+    }
+
+    /// Gives `v` a tensor type with known sizes.
+    fn set_tensor(&mut self, v: ValueId, ty: Type) -> Result<(), String> {
+        let slot = &mut self.slots[v];
+        if slot.ty == ty && ty.as_tensor().is_some_and(TensorType::is_static) {
+            return Ok(());
+        }
+        slot.set_tensor(ty)?;
+        self.clock += 1;
+        slot.changed = self.clock;
+        Ok(())
+    }
+
+    fn set_scalar(&mut self, v: ValueId, value: Scalar) {
+        let slot = &mut self.slots[v];
+        if slot.set_scalar(value) {
+            self.clock += 1;
+            slot.changed = self.clock;
+        }
+    }
+
+    /// The time by the frame's clock.
+    pub(crate) fn now(&self) -> u64 {
+        self.clock
+    }
+
+    /// True if `v` has had its sizes, or its number, since `time`.
+    pub(crate) fn is_unchanged(&self, v: ValueId, time: u64) -> bool {
+        self.slots[v].changed <= time
+    }
+
+    /// True if the outputs of `n` still have the sizes that its inputs give.
+    fn is_inferred(&self, n: NodeId, args: &[Arg]) -> bool {
+        let Some(at) = self.inferred[n] else { return false };
+        let mut same = true;
+        args.iter().for_each(|a| a.for_each_value(|v| same &= self.is_unchanged(v, at)));
+        same
     }
 }
 
@@ -89,13 +144,16 @@ impl Slot {
         Ok(())
     }
 
-    fn set_scalar(&mut self, value: Scalar) {
-        self.ty = match value {
+    /// Gives the slot a number; true if it is another one than before.
+    fn set_scalar(&mut self, value: Scalar) -> bool {
+        let ty = match value {
             Scalar::Int(i) => Type::Int(SymInt::Const(i)),
             Scalar::Float(_) => Type::Float,
             Scalar::Bool(_) => Type::Bool,
         };
-        self.scalar = value;
+        let changed = self.ty != ty || self.scalar != value;
+        (self.ty, self.scalar) = (ty, value);
+        changed
     }
 
     pub(crate) fn dtype(&self) -> DType {
@@ -187,8 +245,8 @@ impl<'s> Run<'s, '_> {
                     }
                     let mut now = ty.clone();
                     now.dims = t.sizes().iter().map(|&s| s.into()).collect();
-                    let slot = &mut self.frame.slots[v];
-                    slot.set_tensor(Type::Tensor(now)).map_err(|_| refuse())?;
+                    self.frame.set_tensor(v, Type::Tensor(now)).map_err(|_| refuse())?;
+                    let slot = &self.frame.slots[v];
                     let elements = t.numel();
                     let aligned = (t.bytes().as_ptr() as usize).is_multiple_of(t.dtype().size().unwrap_or(1));
                     if elements > 0 && (slot.strides.as_slice() != t.strides() && !both_row_major(t, slot) || !aligned)
@@ -207,11 +265,11 @@ impl<'s> Run<'s, '_> {
                     if *i < lo || *i > hi {
                         return Err(refuse());
                     }
-                    self.frame.slots[v].set_scalar(Scalar::Int(*i));
+                    self.frame.set_scalar(v, Scalar::Int(*i));
                 }
-                (ValueRef::Bool(b), Type::Bool) => self.frame.slots[v].set_scalar(Scalar::Bool(*b)),
-                (ValueRef::Float(f), Type::Float) => self.frame.slots[v].set_scalar(Scalar::Float(*f)),
-                (ValueRef::Int(i), Type::Float) => self.frame.slots[v].set_scalar(Scalar::Float(*i as f64)),
+                (ValueRef::Bool(b), Type::Bool) => self.frame.set_scalar(v, Scalar::Bool(*b)),
+                (ValueRef::Float(f), Type::Float) => self.frame.set_scalar(v, Scalar::Float(*f)),
+                (ValueRef::Int(i), Type::Float) => self.frame.set_scalar(v, Scalar::Float(*i as f64)),
                 _ => return Err(refuse()),
             }
         }
@@ -233,7 +291,7 @@ impl<'s> Run<'s, '_> {
             if active {
                 hook.before(graph, n);
             }
-            if let Part::Last(group) = part {
+            if let Part::Turn(group) = part {
                 let op = self.group(group)?;
                 if active {
                     hook.after(&NodeEvent { graph, node: n, op, outputs: &[] });
@@ -255,7 +313,7 @@ impl<'s> Run<'s, '_> {
     }
 
     /// The error of a node: that fuel ran out, or `reason`.
-    fn failed(&self, n: NodeId, reason: String) -> ExecError {
+    pub(crate) fn failed(&self, n: NodeId, reason: String) -> ExecError {
         match (self.fuel.refused(), self.fuel.limit()) {
             (Some(needed), Some(limit)) => ExecError::out_of_fuel(self.graph, n, needed, self.fuel.left(), limit),
             _ => {
@@ -266,7 +324,7 @@ impl<'s> Run<'s, '_> {
     }
 
     /// Pays for a node whose outputs have their sizes of this call.
-    fn charge(&mut self, n: NodeId) -> Result<(), String> {
+    pub(crate) fn charge(&mut self, n: NodeId) -> Result<(), String> {
         let (node, frame) = (&self.graph.nodes[n], &*self.frame);
         let int = |i: usize| match node.args.get(i) {
             Some(Arg::Int(v)) => Some(*v),
@@ -291,7 +349,7 @@ impl<'s> Run<'s, '_> {
     }
 
     /// A node without regions: infers sizes where they are not fixed, then computes.
-    fn simple(&mut self, n: NodeId) -> Result<(), String> {
+    pub(crate) fn simple(&mut self, n: NodeId) -> Result<(), String> {
         if self.plan.folded.nodes[n] {
             return Ok(());
         }
@@ -321,20 +379,35 @@ impl<'s> Run<'s, '_> {
                 self.set_scalar(node.outputs[0], value)
             }
             _ => {
-                if self.plan.dynamic[n] {
-                    let types = self.infer(n)?;
-                    for (&v, ty) in node.outputs.iter().zip(types) {
-                        self.set_type(v, ty)?;
-                    }
-                }
+                self.infer_outputs(n)?;
                 if self.plan.alias[n] {
-                    self.fuel.charge(|| Fuel::NODE)?;
-                    return self.check_alias(n);
+                    return self.fuel.charge(|| Fuel::NODE);
                 }
                 self.charge(n)?;
                 self.kernel(n)
             }
         }
+    }
+
+    /// Gives the outputs of a node their sizes where these are not fixed, unless they have them from an earlier call.
+    pub(crate) fn infer_outputs(&mut self, n: NodeId) -> Result<(), String> {
+        let node = &self.graph.nodes[n];
+        let (dynamic, alias) = (self.plan.dynamic[n], self.plan.alias[n]);
+        if !(dynamic || alias) || self.frame.is_inferred(n, &node.args) {
+            return Ok(());
+        }
+        self.frame.inferred[n] = None;
+        if dynamic {
+            let types = self.infer(n)?;
+            for (&v, ty) in node.outputs.iter().zip(types) {
+                self.set_type(v, ty)?;
+            }
+        }
+        if alias {
+            self.check_alias(n)?;
+        }
+        self.frame.inferred[n] = Some(self.frame.clock);
+        Ok(())
     }
 
     /// A view over its input's memory has as many bytes as the input has in this call, which declared types alone do not
@@ -368,8 +441,8 @@ impl<'s> Run<'s, '_> {
         if d.dtype != t.dtype || d.rank() != t.rank() {
             return Err(format!("{v} is {ty}, declared as {declared}"));
         }
-        let slot = &mut self.frame.slots[v];
-        slot.set_tensor(ty)?;
+        self.frame.set_tensor(v, ty)?;
+        let slot = &self.frame.slots[v];
         let room = match self.plan.places[v] {
             Some(Place::Arena(_, room) | Place::State(_, room)) => room,
             _ => usize::MAX,
@@ -390,7 +463,7 @@ impl<'s> Run<'s, '_> {
                 return Err(format!("the value is {i}, the program allows {lo} to {hi}"));
             }
         }
-        self.frame.slots[v].set_scalar(value);
+        self.frame.set_scalar(v, value);
         Ok(())
     }
 
@@ -443,68 +516,6 @@ impl<'s> Run<'s, '_> {
             outs.push(take_out(&mut memory, &frame.slots[v], at)?);
         }
         call(self.ctx, self.quant, node.op, &resolved, outs)
-    }
-
-    /// The nodes of a group at once, at the place of the last; gives the operator that they make together. Where the sizes
-    /// of this call are not those of one kernel, one by one.
-    fn group(&mut self, group: usize) -> Result<Op, ExecError> {
-        let plan = self.plan;
-        let group = &plan.groups.list[group];
-        if !self.fits(&group.what) {
-            for &n in &group.members {
-                self.simple(n).map_err(|e| self.failed(n, e))?;
-            }
-            return Ok(group.what.op());
-        }
-        let last = group.members.last().copied().unwrap_or(group.members[0]);
-        self.fused(group).map_err(|e| self.failed(last, e))?;
-        Ok(group.what.op())
-    }
-
-    /// The sizes of this call are those that the group's kernel takes.
-    fn fits(&self, what: &Fused) -> bool {
-        let sizes = |v: ValueId| &self.frame.slots[v].sizes[..];
-        match *what {
-            Fused::RmsNorm { .. } => true,
-            Fused::Rope { x, cos, sin } => match *sizes(x) {
-                [_, positions, _, _] => [cos, sin].iter().all(|&v| sizes(v).first() == Some(&positions)),
-                _ => false,
-            },
-            Fused::SiluGate { x, gate } => sizes(x) == sizes(gate),
-        }
-    }
-
-    fn fused(&mut self, group: &Group) -> Result<(), String> {
-        let (graph, plan) = (self.graph, self.plan);
-        let inputs = group.what.inputs();
-        let Some(declared) = graph.ty(group.out).as_tensor() else { return Err("gives no tensor".to_owned()) };
-        if !declared.is_static() {
-            let sizes = inputs.first().and_then(|&x| self.frame.slots[x].ty.as_tensor());
-            let Some(x) = sizes else { return Err("takes no tensor".to_owned()) };
-            let now = TensorType { dtype: declared.dtype, dims: x.dims.clone(), order: None };
-            self.set_type(group.out, Type::Tensor(now))?;
-        }
-        let frame = &*self.frame;
-        // One operation an element for each node that is left out.
-        let numel = || frame.slots[group.out].sizes.iter().fold(1u64, |n, &d| n.saturating_mul(d as u64));
-        self.fuel.charge(|| numel().saturating_mul(group.members.len() as u64))?;
-        let out = [group.out];
-        let (mut memory, written) = split(self.arena, self.state, self.constants, self.inputs, frame, plan, &out)?;
-        let views = inputs
-            .iter()
-            .map(|&v| memory.view(&frame.slots[v], plan.places[v]))
-            .collect::<Result<SmallVec<[View<'_>; 3]>, _>>()?;
-        let eps = match group.what {
-            Fused::RmsNorm { eps: Eps::Number(n), .. } => n,
-            Fused::RmsNorm { eps: Eps::Constant(v), .. } => {
-                let view = memory.view(&frame.slots[v], plan.places[v])?;
-                read_scalar(view.dtype(), view.bytes(), 0).ok_or("a constant is empty")?.as_f64()
-            }
-            _ => 0.0,
-        };
-        let at = written.first().copied().ok_or("the group has no result")?;
-        let out = take_out(&mut memory, &frame.slots[group.out], at)?;
-        call_fused(self.ctx, &group.what, &views, eps, out)
     }
 
     fn delegate(&mut self, n: NodeId) -> Result<(), String> {
@@ -609,7 +620,7 @@ impl<'s> Run<'s, '_> {
                 Arg::Value(v) => self.assign(&[*v], &[param]).map_err(|e| self.failed(n, e))?,
                 other => {
                     let value = self.scalar_arg(other).map_err(fail)?;
-                    self.frame.slots[param].set_scalar(value);
+                    self.frame.set_scalar(param, value);
                 }
             }
         }
@@ -638,7 +649,7 @@ impl<'s> Run<'s, '_> {
         let slots: SmallVec<[Slot; 2]> = from.iter().map(|&v| self.frame.slots[v].clone()).collect();
         for ((slot, bytes), &v) in slots.into_iter().zip(tensors).zip(to) {
             match bytes {
-                None => self.frame.slots[v].set_scalar(slot.scalar),
+                None => self.frame.set_scalar(v, slot.scalar),
                 Some(bytes) => {
                     self.set_type(v, slot.ty)?;
                     self.write(self.plan.places[v], &bytes)?;

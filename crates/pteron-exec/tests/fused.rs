@@ -6,7 +6,7 @@ use pteron_exec::{NodeEvent, NodeHook, Session, SessionOptions, ValueRef};
 use pteron_ir::pass::{PassContext, Runner};
 use pteron_ir::passes::{CANONICALIZE, DCE, DECOMPOSE, executorch_portable};
 use pteron_ir::{Arg, GraphBuilder, Module, Op, SymInt, TensorType, ValueId, args};
-use pteron_tensor::{DType, Scalar, Tensor};
+use pteron_tensor::{DType, Scalar, Tensor, Tolerance};
 use pteron_testkit::Numbers;
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -30,7 +30,7 @@ impl NodeHook for Events {
     }
 }
 
-fn decomposed(inputs: &[(DType, Sizes<'_>)], build: Build<'_>) -> Module {
+fn built(inputs: &[(DType, Sizes<'_>)], build: Build<'_>) -> Module {
     let mut m = Module::new("m");
     let mut b = GraphBuilder::new(&mut m, "forward");
     let symbol = b.symbol(1, 9);
@@ -43,6 +43,11 @@ fn decomposed(inputs: &[(DType, Sizes<'_>)], build: Build<'_>) -> Module {
         .collect();
     let outputs = build(&mut b, &values);
     b.finish(&outputs);
+    m
+}
+
+fn decomposed(inputs: &[(DType, Sizes<'_>)], build: Build<'_>) -> Module {
+    let mut m = built(inputs, build);
     let ctx = PassContext::new(&executorch_portable);
     Runner::new([DECOMPOSE, CANONICALIZE, DCE]).run(&mut m, &ctx).unwrap();
     m
@@ -53,7 +58,12 @@ fn tensors(numbers: &mut Numbers, inputs: &[(DType, Sizes<'_>)], size: usize) ->
         let sizes: Vec<usize> = sizes.iter().map(|s| s.unwrap_or(size)).collect();
         let mut t = Tensor::zeros(*d, &sizes).unwrap();
         for i in 0..t.numel() {
-            t.view_mut().set_scalar(i, Scalar::Float(f64::from(4.0 * numbers.unit()))).unwrap();
+            let x = match d {
+                // The first of a row is always seen.
+                DType::Bool => Scalar::Bool(i % sizes.last().copied().unwrap_or(1) == 0 || numbers.below(3) > 0),
+                _ => Scalar::Float(f64::from(4.0 * numbers.unit())),
+            };
+            t.view_mut().set_scalar(i, x).unwrap();
         }
         t
     };
@@ -66,9 +76,24 @@ fn bytes(session: &mut Session, inputs: &[Tensor], hook: &mut dyn NodeHook) -> V
     (0..out.len()).map(|i| Tensor::copy_of(&out.tensor(i).unwrap()).bytes().to_vec()).collect()
 }
 
-/// Runs together and one by one, on 1 and 3 threads and at several sizes; gives the operators of both kinds of run.
+/// Runs together and one by one, on 1 and 3 threads and at several sizes; gives the operators of both kinds of run. Both give
+/// the same bits.
 fn check(inputs: &[(DType, Sizes<'_>)], build: Build<'_>) -> (Vec<Op>, Vec<Op>) {
-    let module = Arc::new(decomposed(inputs, build));
+    check_within(inputs, build, None)
+}
+
+/// [`check`], both kinds of run being equal within a tolerance; the numbers of threads still give the same bits.
+fn check_within(inputs: &[(DType, Sizes<'_>)], build: Build<'_>, tolerance: Option<Tolerance>) -> (Vec<Op>, Vec<Op>) {
+    compare(&decomposed(inputs, build), inputs, tolerance)
+}
+
+/// [`check`] of the graph as it is built.
+fn check_whole(inputs: &[(DType, Sizes<'_>)], build: Build<'_>) -> (Vec<Op>, Vec<Op>) {
+    compare(&built(inputs, build), inputs, None)
+}
+
+fn compare(module: &Module, inputs: &[(DType, Sizes<'_>)], tolerance: Option<Tolerance>) -> (Vec<Op>, Vec<Op>) {
+    let module = Arc::new(module.clone());
     let mut numbers = Numbers::new(5);
     let mut ops = (Vec::new(), Vec::new());
     let mut sessions: Vec<Session> =
@@ -82,7 +107,16 @@ fn check(inputs: &[(DType, Sizes<'_>)], build: Build<'_>) -> (Vec<Op>, Vec<Op>) 
             let one_by_one = bytes(s, &x, &mut all);
             let together = bytes(s, &x, &mut few);
             assert!(one_by_one.iter().flatten().any(|&b| b != 0));
-            assert_eq!(one_by_one, together, "size {size}");
+            match tolerance {
+                None => assert_eq!(one_by_one, together, "size {size}"),
+                Some(t) => {
+                    let floats = |all: &[Vec<u8>]| -> Vec<f64> {
+                        let all = all.iter().flat_map(|b| b.as_chunks::<4>().0);
+                        all.map(|b| f64::from(f32::from_ne_bytes(*b))).collect()
+                    };
+                    t.check(&floats(&one_by_one), &floats(&together)).unwrap_or_else(|e| panic!("size {size}: {e}"));
+                }
+            }
             assert_eq!(*expected.get_or_insert_with(|| together.clone()), together, "size {size}");
             ops = (all.seen, few.seen);
         }
@@ -110,12 +144,30 @@ fn norms() {
             let z = b.call(Op::Mul, args![x, y]).unwrap();
             vec![z, norm(b, z, v[1])]
         });
-        assert_eq!(together.iter().filter(|&&o| o == Op::RmsNorm).count(), 2, "{d} {together:?}");
+        // The sum belongs to the first of the norms.
+        assert_eq!(together, [Op::RmsNorm, Op::Mul, Op::RmsNorm], "{d}");
     }
 }
 
 #[test]
-fn rotations_of_halves() {
+fn whole_norms_take_the_sum_before_them() {
+    for d in FLOATS {
+        let (each, together) = check_whole(&[(d, LINES), (d, LINES), (d, &[Some(24)])], &|b, v| {
+            let x = b.call(Op::Add, args![v[0], v[1], 1i64]).unwrap();
+            vec![norm(b, x, v[2]), x]
+        });
+        assert_eq!((&each[..], &together[..]), (&[Op::Add, Op::RmsNorm][..], &[Op::RmsNorm][..]), "{d}");
+        // Twice the other summand is another sum.
+        let (_, together) = check_whole(&[(d, LINES), (d, LINES), (d, &[Some(24)])], &|b, v| {
+            let x = b.call(Op::Add, args![v[0], v[1], 2i64]).unwrap();
+            vec![norm(b, x, v[2])]
+        });
+        assert_eq!(together, [Op::Add, Op::RmsNorm], "{d}");
+    }
+}
+
+#[test]
+fn rotations() {
     let x: Sizes<'_> = &[Some(2), None, Some(3), Some(8)];
     let table: Sizes<'_> = &[None, Some(4)];
     for d in FLOATS {
@@ -124,8 +176,119 @@ fn rotations_of_halves() {
                 vec![b.call(Op::Rope, [v[0].into(), v[1].into(), v[2].into(), interleaved.into()]).unwrap()]
             })
         };
-        assert_eq!(rope(false).1, [Op::Rope], "{d}");
-        assert!(!rope(true).1.contains(&Op::Rope), "neighbours are computed node by node");
+        for interleaved in [false, true] {
+            let together = rope(interleaved).1;
+            let computed: Vec<Op> = together.into_iter().filter(|o| !o.is_view()).collect();
+            assert_eq!(computed, [Op::Rope], "{d} {interleaved}");
+        }
+    }
+}
+
+/// `x·cos + cat(-x₂, x₁)·sin`, as Hugging Face's models write it.
+fn rotate_half(b: &mut GraphBuilder<'_>, v: &[ValueId], width: i64) -> ValueId {
+    let half = width / 2;
+    let cos = b.call(Op::UnsqueezeCopy, args![v[1], 1i64]).unwrap();
+    let sin = b.call(Op::UnsqueezeCopy, args![v[2], 1i64]).unwrap();
+    let low = b.call(Op::SliceCopy, args![v[0], 3i64, 0i64, half]).unwrap();
+    let high = b.call(Op::SliceCopy, args![v[0], 3i64, half, i64::MAX]).unwrap();
+    let minus = b.call(Op::Neg, args![high]).unwrap();
+    let turned = b.call(Op::Cat, [Arg::tensors(&[minus, low]), (-1i64).into()]).unwrap();
+    let (p, q) = (b.call(Op::Mul, args![v[0], cos]).unwrap(), b.call(Op::Mul, args![turned, sin]).unwrap());
+    b.call(Op::Add, args![p, q, 1i64]).unwrap()
+}
+
+#[test]
+fn rotations_by_rotate_half() {
+    let x: Sizes<'_> = &[Some(1), None, Some(3), Some(8)];
+    let table: Sizes<'_> = &[None, Some(8)];
+    let inputs = [(DType::F32, x), (DType::F32, table), (DType::F32, table)];
+    let (each, together) = check(&inputs, &|b, v| vec![rotate_half(b, v, 8)]);
+    assert!(each.contains(&Op::Neg));
+    assert_eq!(together.iter().filter(|o| !o.is_view()).collect::<Vec<_>>(), [&Op::Rope]);
+}
+
+#[test]
+fn layers_of_one_input() {
+    for d in FLOATS {
+        let inputs: [(DType, Sizes<'_>); 5] =
+            [(d, LINES), (d, &[Some(70), Some(24)]), (d, &[Some(16), Some(24)]), (d, &[Some(16)]), (d, LINES)];
+        let (each, together) = check(&inputs, &|b, v| {
+            let q = b.call(Op::Linear, [v[0].into(), v[1].into(), Arg::None]).unwrap();
+            // Read before the second layer's turn.
+            let q = b.call(Op::Neg, args![q]).unwrap();
+            let k = b.call(Op::Linear, [v[0].into(), v[2].into(), v[3].into()]).unwrap();
+            let other = b.call(Op::Linear, [v[4].into(), v[2].into(), Arg::None]).unwrap();
+            vec![q, k, other]
+        });
+        assert_eq!(each, [Op::Linear, Op::Neg, Op::Linear, Op::Linear], "{d}");
+        assert_eq!(together, [Op::Linear, Op::Neg, Op::Linear], "{d}");
+    }
+}
+
+#[test]
+fn large_layers_of_one_row_are_cut_among_threads() {
+    let inputs: [(DType, Sizes<'_>); 3] = [
+        (DType::F32, &[Some(1), Some(1), Some(300)]),
+        (DType::F32, &[Some(341), Some(300)]),
+        (DType::F32, &[Some(111), Some(300)]),
+    ];
+    let (_, together) = check(&inputs, &|b, v| {
+        let one = |b: &mut GraphBuilder<'_>, w| b.call(Op::Linear, [v[0].into(), w, Arg::None]).unwrap();
+        vec![one(b, v[1].into()), one(b, v[2].into())]
+    });
+    assert_eq!(together, [Op::Linear]);
+}
+
+#[test]
+fn products_with_transposed_weights_are_layers() {
+    let inputs: [(DType, Sizes<'_>); 3] =
+        [(DType::F32, &[None, Some(24)]), (DType::F32, &[Some(7), Some(24)]), (DType::F32, &[Some(7)])];
+    let (each, together) = check_within(
+        &inputs,
+        &|b, v| {
+            let turned = b.call(Op::PermuteCopy, [v[1].into(), Arg::ints(&[1, 0])]).unwrap();
+            let y = b.call(Op::Mm, args![v[0], turned]).unwrap();
+            let turned = b.call(Op::PermuteCopy, [v[1].into(), Arg::ints(&[1, 0])]).unwrap();
+            vec![y, b.call(Op::AddMm, args![v[2], v[0], turned, 1i64, 1i64]).unwrap()]
+        },
+        Some(Tolerance::KERNEL_F32),
+    );
+    assert!(each.contains(&Op::Mm) && each.contains(&Op::AddMm), "{each:?}");
+    assert_eq!(together, [Op::Linear]);
+}
+
+#[test]
+fn attention_in_its_parts() {
+    let tolerance = Some(Tolerance::KERNEL_F32);
+    let d = DType::F32;
+    for (kv_heads, keys) in [(2, None), (2, Some(12)), (1, Some(12)), (4, None)] {
+        let q: Sizes<'_> = &[Some(1), Some(4), None, Some(8)];
+        let kv: Sizes<'_> = &[Some(1), Some(kv_heads), keys, Some(8)];
+        let sdpa = |b: &mut GraphBuilder<'_>, v: &[ValueId], mask: Arg, causal: bool| {
+            let [q, k, v] = [v[0].into(), v[1].into(), v[2].into()];
+            b.call(Op::Sdpa, [q, k, v, mask, 0.0.into(), causal.into(), Arg::None, true.into()]).unwrap()
+        };
+        let check = |inputs: &[(DType, Sizes<'_>)], build: Build<'_>| {
+            let (each, together) = check_within(inputs, build, tolerance);
+            assert!(each.contains(&Op::Softmax) && !each.contains(&Op::Sdpa), "{each:?}");
+            assert!(together.contains(&Op::Sdpa) && !together.contains(&Op::Softmax), "{together:?}");
+            assert!(!together.contains(&Op::Bmm) && !together.contains(&Op::ExpandCopy), "{together:?}");
+        };
+        check(&[(d, q), (d, kv), (d, kv)], &|b, v| vec![sdpa(b, v, Arg::None, false)]);
+        check(&[(d, q), (d, kv), (d, kv), (d, &[None, keys])], &|b, v| vec![sdpa(b, v, v[3].into(), false)]);
+        check(&[(d, q), (d, kv), (d, kv), (DType::Bool, &[None, keys])], &|b, v| vec![sdpa(b, v, v[3].into(), false)]);
+        check(&[(d, q), (d, kv), (d, kv), (d, &[Some(1), Some(4), None, keys])], &|b, v| {
+            vec![sdpa(b, v, v[3].into(), false)]
+        });
+        // Heads behind positions, before and after.
+        let (q, kv): (Sizes<'_>, Sizes<'_>) =
+            (&[Some(1), None, Some(4), Some(8)], &[Some(1), keys, Some(kv_heads), Some(8)]);
+        check(&[(d, q), (d, kv), (d, kv)], &|b, v| {
+            let swapped: Vec<ValueId> =
+                v.iter().map(|&x| b.call(Op::TransposeCopy, args![x, 1i64, 2i64]).unwrap()).collect();
+            let y = sdpa(b, &swapped, Arg::None, false);
+            vec![b.call(Op::TransposeCopy, args![y, 1i64, 2i64]).unwrap()]
+        });
     }
 }
 

@@ -12,8 +12,6 @@ use pteron_kernels::{Context, KernelError, attention, index, matmul, reduce, sha
 use pteron_tensor::{Scalar, View, ViewMut};
 use smallvec::SmallVec;
 
-use crate::fuse::Fused;
-
 use args::Args;
 pub(crate) use args::Resolved;
 
@@ -278,23 +276,6 @@ pub(crate) fn call(
             )
         }
         other => return quant::call(ctx, semantics, other, &a, outs),
-    };
-    result.map_err(text)
-}
-
-/// Runs the kernel of a group of nodes on its inputs.
-pub(crate) fn call_fused(
-    ctx: &Context,
-    what: &Fused,
-    inputs: &[View<'_>],
-    eps: f64,
-    out: ViewMut<'_>,
-) -> Result<(), String> {
-    let result = match (what, inputs) {
-        (Fused::RmsNorm { .. }, &[x, weight]) => nn::rms_norm(ctx, x, Some(weight), eps, out),
-        (Fused::Rope { .. }, &[x, cos, sin]) => nn::rope(ctx, x, cos, sin, RopeStyle::HalfSplit, out),
-        (Fused::SiluGate { .. }, &[x, gate]) => nn::silu_gate(ctx, x, gate, out),
-        _ => return Err(format!("{} inputs of a group", inputs.len())),
     };
     result.map_err(text)
 }

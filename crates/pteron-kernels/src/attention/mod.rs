@@ -172,7 +172,7 @@ fn custom(
         window: options.sliding_window,
         empty_is_zero: false,
     };
-    attend(op, ctx, [q, k, v], [dq, dk, dv], seq2, bounds, mask, options.scale, out)
+    attend(op, ctx, [q, k, v], [dq, dk, dv], Layout::row_major(seq2, out), bounds, mask, options.scale, out)
 }
 
 /// Writes `k` and `v` into the caches from position `start_pos` on, then attends over the caches
@@ -272,7 +272,80 @@ pub fn scaled_dot_product_attention(
     }
     let [q, k, v] = &[reshaped(OP, q, &qs, &qt)?, reshaped(OP, k, &ks, &kt)?, reshaped(OP, v, &vs, &vt)?];
     let bounds = Bounds { start: 0, keys: dk.len, causal: is_causal, window: None, empty_is_zero: true };
-    attend(OP, ctx, [q, k, v], [dq, dk, dv], true, bounds, attn_mask, scale, out)
+    attend(OP, ctx, [q, k, v], [dq, dk, dv], Layout::row_major(true, out), bounds, attn_mask, scale, out)
+}
+
+/// What [`heads`] computes, of views whose elements may lie anywhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads<'a> {
+    /// `[1, Hq, S, D]`.
+    pub q: View<'a>,
+    /// `[1, Hkv, T, D]`.
+    pub k: View<'a>,
+    /// `[1, Hkv, T, Dv]`.
+    pub v: View<'a>,
+    /// Added to the scaled scores; broadcasts to `[1, Hq, S, T]`.
+    pub mask: Option<View<'a>>,
+    /// Multiplies `q·kᵀ`.
+    pub scale: f64,
+    /// What a query whose keys are all hidden gives: 0, else NaN.
+    pub empty_is_zero: bool,
+    /// Distances in the result between heads and between positions.
+    pub out: [usize; 2],
+}
+
+/// `softmax(scale·q·kᵀ + mask)·v` into `out`, row-major of any sizes, where each head's row of each position is put where
+/// [`Heads::out`] says.
+///
+/// # Errors
+/// Sizes or element types that do not fit together.
+pub fn heads(ctx: &Context, x: &Heads<'_>, out: &mut ViewMut<'_>) -> KernelResult {
+    const OP: &str = "aten::scaled_dot_product_attention";
+    let dims = |v: &View<'_>| Dims::of(v.sizes(), true);
+    let (Some(dq), Some(dk), Some(dv)) = (dims(&x.q), dims(&x.k), dims(&x.v)) else {
+        return fail(OP, "operands of rank 4 expected".to_owned());
+    };
+    let fits = [dq.batch, dk.batch, dv.batch] == [1; 3]
+        && (dk.heads, dk.len, dk.width) == (dv.heads, dv.len, dq.width)
+        && out.numel() == dq.heads * dq.len * dv.width
+        && out.is_contiguous();
+    if !fits {
+        let sizes = [x.q.sizes(), x.k.sizes(), x.v.sizes(), out.sizes()];
+        return fail(OP, format!("sizes {sizes:?} of q, k, v and the result do not fit"));
+    }
+    if let Some(m) = &x.mask {
+        let scores = [1, dq.heads, dq.len, dk.len];
+        let fits = m.rank() <= 4 && m.sizes().iter().rev().zip(scores.iter().rev()).all(|(&a, &b)| a == b || a == 1);
+        if !fits {
+            return fail(OP, format!("a mask of sizes {:?} does not broadcast to {scores:?}", m.sizes()));
+        }
+    }
+    let bounds = Bounds { start: 0, keys: dk.len, causal: false, window: None, empty_is_zero: x.empty_is_zero };
+    let layout = Layout { seq_at_dim_2: true, out: [0, x.out[0], x.out[1]] };
+    let qkv = [&x.q, &x.k, &x.v];
+    attend(OP, ctx, qkv, [dq, dk, dv], layout, bounds, x.mask.as_ref(), Some(x.scale), out)
+}
+
+/// How operands lie.
+#[derive(Clone, Copy)]
+struct Layout {
+    seq_at_dim_2: bool,
+    /// Distances in the result between batch entries, heads and positions.
+    out: [usize; 3],
+}
+
+impl Layout {
+    /// That of a row-major result.
+    fn row_major(seq_at_dim_2: bool, out: &ViewMut<'_>) -> Layout {
+        let strides = row_major(out.sizes());
+        let out = match strides.len() {
+            4 => place(&strides, seq_at_dim_2),
+            // Leading dimensions that are missing.
+            3 => [0, strides[0], strides[1]],
+            _ => [0, 0, strides.first().copied().unwrap_or(0)],
+        };
+        Layout { seq_at_dim_2, out }
+    }
 }
 
 /// The same elements with other sizes and strides.
@@ -299,7 +372,7 @@ fn attend(
     ctx: &Context,
     qkv: [&View<'_>; 3],
     [dq, dk, dv]: [Dims; 3],
-    seq_at_dim_2: bool,
+    layout: Layout,
     bounds: Bounds,
     mask: Option<&View<'_>>,
     scale: Option<f64>,
@@ -333,9 +406,9 @@ fn attend(
         empty_is_zero: bounds.empty_is_zero,
     };
     let done = match dtype {
-        DType::F32 => typed::<f32>(ctx, &problem, qkv, seq_at_dim_2, out),
-        DType::F16 => typed::<f16>(ctx, &problem, qkv, seq_at_dim_2, out),
-        DType::BF16 => typed::<bf16>(ctx, &problem, qkv, seq_at_dim_2, out),
+        DType::F32 => typed::<f32>(ctx, &problem, qkv, layout, out),
+        DType::F16 => typed::<f16>(ctx, &problem, qkv, layout, out),
+        DType::BF16 => typed::<bf16>(ctx, &problem, qkv, layout, out),
         _ => None,
     };
     done.ok_or_else(|| KernelError::new(op, format!("no kernel for {dtype}: f32, f16 or bf16 expected")))
@@ -345,17 +418,11 @@ fn typed<T: MatrixElement + Rounded>(
     ctx: &Context,
     problem: &Problem<'_>,
     [q, k, v]: [&View<'_>; 3],
-    seq_at_dim_2: bool,
+    layout: Layout,
     out: &mut ViewMut<'_>,
 ) -> Option<()> {
     let (q, k, v) = (rows_of::<T>(q)?, rows_of::<T>(k)?, rows_of::<T>(v)?);
-    let inputs = Inputs { q: rows(&q, seq_at_dim_2), k: rows(&k, seq_at_dim_2), v: rows(&v, seq_at_dim_2) };
-    let strides = row_major(out.sizes());
-    let out_place = match strides.len() {
-        4 => place(&strides, seq_at_dim_2),
-        // Leading dimensions that are missing.
-        3 => [0, strides[0], strides[1]],
-        _ => [0, 0, strides[0]],
-    };
-    write_row_major::<T, _>(out, |all| core::run(ctx, problem, &inputs, all, out_place))
+    let at = layout.seq_at_dim_2;
+    let inputs = Inputs { q: rows(&q, at), k: rows(&k, at), v: rows(&v, at) };
+    write_row_major::<T, _>(out, |all| core::run(ctx, problem, &inputs, all, layout.out))
 }

@@ -5,12 +5,14 @@
 //!
 //! All functions give a [`KernelError`](crate::KernelError) for sizes or dtypes that do not fit.
 
+mod add_norm;
 mod conv;
 mod gate;
 mod norm;
 mod rope;
 mod upsample;
 
+pub use add_norm::add_rms_norm;
 pub use conv::{ConvParams, convolution};
 pub use gate::silu_gate;
 pub use norm::{native_layer_norm, rms_norm};

@@ -39,10 +39,16 @@ pub(super) fn borrow_all<'a, C: Compute>(v: &View<'a>) -> Cow<'a, [C]> {
 }
 
 /// The parts of [`rms_norm`] on one line.
-trait Line: Flt {
+pub(super) trait Line: Flt {
     fn sum_of_squares(v: &[Self]) -> f64;
     fn scale(v: &mut [Self], scale: Self);
     fn multiply(v: &mut [Self], w: &[Self]);
+
+    /// `x · rsqrt(mean(x²) + eps)`.
+    fn normalize(line: &mut [Self], eps: f64) {
+        let mean = Self::of(Self::sum_of_squares(line) / line.len() as f64);
+        Self::scale(line, Self::of(1.0).over(mean.plus(Self::of(eps)).root()));
+    }
 }
 
 impl Line for f32 {
@@ -112,8 +118,7 @@ pub fn rms_norm(ctx: &Context, x: View<'_>, weight: Option<View<'_>>, eps: f64, 
             let (mut buf, mut rounded) = (Vec::new(), Vec::new());
             let mut normalize = |line: &mut [C], i: usize| {
                 C::load(from, x.bytes(), i, step_in, line);
-                let mean = C::of(C::sum_of_squares(line) / n as f64);
-                C::scale(line, C::of(1.0).over(mean.plus(C::of(eps)).root()));
+                C::normalize(line, eps);
                 if let Some(w) = &w {
                     round_to(from, line, &mut rounded);
                     C::multiply(line, w);
@@ -147,7 +152,7 @@ pub fn rms_norm(ctx: &Context, x: View<'_>, weight: Option<View<'_>>, eps: f64, 
 }
 
 /// Rounds to a 16-bit float and back; wider types are what is computed in.
-fn round_to<C: Compute>(dtype: DType, line: &mut [C], scratch: &mut Vec<u8>) {
+pub(super) fn round_to<C: Compute>(dtype: DType, line: &mut [C], scratch: &mut Vec<u8>) {
     if dtype.bits() > 16 {
         return;
     }

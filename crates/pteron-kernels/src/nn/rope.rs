@@ -21,11 +21,13 @@ pub enum RopeStyle {
     Interleaved,
     /// Halves: (0, D/2), (1, D/2 + 1), …, as in Hugging Face's Llama.
     HalfSplit,
+    /// Halves as well, each half of the result by angles of its own: `x·cos + cat(-x₂, x₁)·sin` with `cos` and `sin` `[S, D]`.
+    RotateHalf,
 }
 
 /// Rotates pair `i` of every head of `x [B, S, H, D]` by the angle whose cosine and sine are `cos[s, i]` and `sin[s, i]`:
-/// `(a, b) → (a·cos - b·sin, a·sin + b·cos)`. `cos` and `sin` are `[S, D/2]` floats; the rotation is in `f32`, rounded to
-/// the dtype of `x`.
+/// `(a, b) → (a·cos - b·sin, a·sin + b·cos)`. `cos` and `sin` are `[S, D/2]` floats (`[S, D]` for
+/// [`RopeStyle::RotateHalf`]); the rotation is in `f32`, rounded to the dtype of `x`.
 ///
 /// # Errors
 /// Also for an odd D.
@@ -45,7 +47,7 @@ pub fn rope(
     if !d.is_multiple_of(2) {
         return Err(KernelError::new(op, format!("the head dimension {d} is odd")));
     }
-    let half = d / 2;
+    let half = if style == RopeStyle::RotateHalf { d } else { d / 2 };
     for (what, v) in [("cos", &cos), ("sin", &sin)] {
         float_only(op, what, v.dtype())?;
         if v.sizes() != [seq, half] {
@@ -102,6 +104,7 @@ fn rotate(x: &[f32], cos: &[f32], sin: &[f32], style: RopeStyle, out: &mut [f32]
     match style {
         RopeStyle::Interleaved => rotate_neighbours(x, cos, sin, out),
         RopeStyle::HalfSplit => rotate_halves(x, cos, sin, out),
+        RopeStyle::RotateHalf => rotate_each_half(x, cos, sin, out),
     }
 }
 
@@ -111,6 +114,19 @@ wide! {
         let (pairs, outs) = (x.as_chunks::<2>().0, out.as_chunks_mut::<2>().0);
         for (((p, o), c), s) in pairs.iter().zip(outs).zip(cos).zip(sin) {
             *o = [p[0] * c - p[1] * s, p[0] * s + p[1] * c];
+        }
+    }
+
+    /// Pairs (0, D/2), (1, D/2 + 1), … with angles of each half.
+    pub(crate) fn rotate_each_half(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
+        let half = x.len() / 2;
+        let ((a, b), (c0, c1), (s0, s1)) = (x.split_at(half), cos.split_at(half), sin.split_at(half));
+        let (u, v) = out.split_at_mut(half);
+        for (((u, a), b), (c, s)) in u.iter_mut().zip(a).zip(b).zip(c0.iter().zip(s0)) {
+            *u = a * c - b * s;
+        }
+        for (((v, a), b), (c, s)) in v.iter_mut().zip(a).zip(b).zip(c1.iter().zip(s1)) {
+            *v = b * c + a * s;
         }
     }
 

@@ -1,0 +1,223 @@
+//! Nodes that are executed together: the machine level of a plan, which exists in memory only.
+//!
+//! A decomposed operator is a dozen nodes, each of which walks its tensors and is resolved for itself; and neighbours often
+//! read the same tensor. Where a graph holds such nodes, the plan marks them as a [`Group`]: they are passed over, and at one
+//! of them one kernel computes what they would have.
+//!
+//! | group | from | result |
+//! |---|---|---|
+//! | norms (`norm.rs`) | products, mean, root, of any exporter; with the sum before it | the same bits |
+//! | rotary embedding (`rope.rs`) | halves, neighbours, `x·cos + rotate_half(x)·sin` | the same bits |
+//! | gate (`gate.rs`) | `x·sigmoid(x)·y`, `silu(x)·y` | the same bits |
+//! | linear layers of one input (`linear.rs`) | `linear`; `mm` and `addmm` by a transposed weight | the same bits; a product with a transposed weight within the tolerance of its sum |
+//! | attention (`attention.rs`) | scaled products, mask, softmax with or without its guards | within the tolerance of its sums |
+//!
+//! Nobody can tell: the values between have no reader outside of the group, none is an output or goes to a region's end, and a
+//! run whose outputs are watched executes every node by itself. Where the sizes of a call are not those that a kernel takes,
+//! the nodes of that group are executed one by one at its place.
+
+mod attention;
+mod finder;
+mod gate;
+mod linear;
+mod norm;
+mod rope;
+
+use pteron_ir::memory::StorageMap;
+use pteron_ir::{Graph, NodeId, Op, SideTable, ValueId};
+use pteron_kernels::nn::RopeStyle;
+use smallvec::SmallVec;
+
+use crate::fold::Folded;
+use finder::Finder;
+
+pub(crate) use attention::{Attention, AttentionShape, Sizes};
+pub(crate) use linear::Layer;
+
+/// What a group computes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Fused {
+    /// `weight · round(x · rsqrt(mean(x²) + eps))` over the last dimension.
+    RmsNorm { x: ValueId, weight: ValueId, eps: Eps },
+    /// The sum `a + b`, and that norm of it.
+    AddRmsNorm { a: ValueId, b: ValueId, weight: ValueId, eps: Eps },
+    /// Rotation of the pairs of `x`, whose elements are those of the result `[B, S, H, D]`, by `cos` and `sin`, whose
+    /// elements are `[S, D/2]`, or `[S, D]` for [`RopeStyle::RotateHalf`]. `pairs` is `x` as `[B, S, H, D/2, 2]`, where it
+    /// was viewed so.
+    Rope { x: ValueId, pairs: Option<ValueId>, cos: ValueId, sin: ValueId, style: RopeStyle },
+    /// `x · sigmoid(x) · gate`.
+    SiluGate { x: ValueId, gate: ValueId },
+    /// Linear layers of one input, a result each.
+    Linears { x: ValueId, layers: SmallVec<[Layer; 3]> },
+    /// Softmax of scaled products, times values.
+    Sdpa(Box<Attention>),
+}
+
+impl Fused {
+    /// The high-level operator that it is, for those who count time.
+    pub(crate) fn op(&self) -> Op {
+        match self {
+            Fused::RmsNorm { .. } | Fused::AddRmsNorm { .. } => Op::RmsNorm,
+            Fused::Rope { .. } => Op::Rope,
+            Fused::SiluGate { .. } => Op::Silu,
+            Fused::Linears { .. } => Op::Linear,
+            Fused::Sdpa(_) => Op::Sdpa,
+        }
+    }
+
+    /// The tensors it reads, of which the first gives the results those sizes that are not fixed.
+    pub(crate) fn inputs(&self) -> SmallVec<[ValueId; 8]> {
+        match self {
+            &Fused::RmsNorm { x, weight, .. } => SmallVec::from_slice(&[x, weight]),
+            &Fused::AddRmsNorm { a, b, weight, .. } => SmallVec::from_slice(&[a, b, weight]),
+            &Fused::Rope { x, cos, sin, .. } => SmallVec::from_slice(&[x, cos, sin]),
+            &Fused::SiluGate { x, gate } => SmallVec::from_slice(&[x, gate]),
+            Fused::Linears { x, layers } => {
+                let own = layers.iter().flat_map(|l| [Some(l.weight), l.bias]).flatten();
+                std::iter::once(*x).chain(own).collect()
+            }
+            Fused::Sdpa(a) => [Some(a.q), Some(a.k), Some(a.v), a.mask].into_iter().flatten().collect(),
+        }
+    }
+
+    pub(crate) fn eps(&self) -> Option<Eps> {
+        match *self {
+            Fused::RmsNorm { eps, .. } | Fused::AddRmsNorm { eps, .. } => Some(eps),
+            _ => None,
+        }
+    }
+}
+
+/// The summand below the root.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Eps {
+    /// A number of the graph.
+    Number(f64),
+    /// A constant of one element.
+    Constant(ValueId),
+}
+
+/// Nodes of one region, in their order, and what they compute together.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) members: SmallVec<[NodeId; 16]>,
+    pub(crate) what: Fused,
+    /// The results, in the kernel's order.
+    pub(crate) outs: SmallVec<[ValueId; 3]>,
+    /// All values from outside on whose sizes those of the members depend.
+    pub(crate) reads: SmallVec<[ValueId; 8]>,
+}
+
+/// A node's part in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// In none.
+    Alone,
+    /// Passed over.
+    Inner,
+    /// The one at whose turn the group of that number is executed.
+    Turn(usize),
+}
+
+/// The groups of a graph.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    pub(crate) list: Vec<Group>,
+    pub(crate) part: SideTable<NodeId, Part>,
+}
+
+/// Members, what they compute and its results.
+type Found = (SmallVec<[NodeId; 16]>, Fused, SmallVec<[ValueId; 3]>);
+
+impl Groups {
+    /// Finds the groups of `graph` and lets the memory that they use live as long as they need it.
+    pub(crate) fn find(graph: &Graph, map: &mut StorageMap, folded: &Folded) -> Groups {
+        let order = graph.all_nodes();
+        let finder = Finder::new(graph, &order);
+        let mut groups = Groups { list: Vec::new(), part: SideTable::new(Part::Alone) };
+        // Attention before linear layers: what stands around its products is no layer of its own.
+        for &n in &order {
+            let is_free = |m: NodeId| groups.part[m] == Part::Alone && !folded.nodes[m];
+            let candidates: SmallVec<[Found; 2]> = match graph.nodes[n].op {
+                Op::Mean | Op::RmsNorm => finder.norms(n),
+                Op::Cat | Op::Add => finder.rope(n).into_iter().collect(),
+                Op::Sigmoid | Op::Silu => finder.silu_gate(n).into_iter().collect(),
+                Op::Softmax => finder.attention(n, &is_free).into_iter().collect(),
+                _ => continue,
+            };
+            for found in candidates {
+                if groups.add(&finder, &order, map, folded, found) {
+                    break;
+                }
+            }
+        }
+        for &n in &order {
+            let is_free = |m: NodeId| groups.part[m] == Part::Alone && !folded.nodes[m];
+            if let Some(found) = finder.linears(n, &is_free) {
+                groups.add(&finder, &order, map, folded, found);
+            }
+        }
+        groups
+    }
+
+    /// Adds a group if its nodes are free and nobody can tell that they are executed together.
+    fn add(
+        &mut self,
+        finder: &Finder<'_>,
+        order: &[NodeId],
+        map: &mut StorageMap,
+        folded: &Folded,
+        (mut members, what, outs): Found,
+    ) -> bool {
+        members.sort_by_key(|&m| finder.position[m]);
+        members.dedup();
+        let (Some(&first), Some(&last)) = (members.first(), members.last()) else { return false };
+        let free = members.iter().all(|&m| self.part[m] == Part::Alone && !folded.nodes[m]);
+        if !free || !finder.is_closed(&members, &outs) {
+            return false;
+        }
+        let ready = |v: ValueId| map.of[v].is_some_and(|s| folded.storages[s].is_some());
+        let Some(at) = finder.turn(&members, &what, &outs, &ready) else { return false };
+        // The places of what attention reads are known when all before it has been executed.
+        let in_time = at == last || !matches!(what, Fused::Sdpa(_));
+        let written = |v: ValueId| outs.iter().any(|&o| map.of[o] == map.of[v]);
+        if !in_time || what.inputs().into_iter().any(written) || !finder.keeps_its_inputs(&members, order, map) {
+            return false;
+        }
+        let mut reads: SmallVec<[ValueId; 8]> = what.inputs().into_iter().collect();
+        if let Fused::Sdpa(a) = &what {
+            reads.extend(a.on_the_way(finder.graph));
+        }
+        for &m in &members {
+            finder.graph.nodes[m].args.iter().for_each(|a| a.for_each_value(|v| reads.push(v)));
+        }
+        let inner = |v: ValueId| finder.maker(v).is_some_and(|n| members.contains(&n));
+        reads.retain(|v| !inner(*v));
+        reads.sort_unstable();
+        reads.dedup();
+        // What it reads and writes, and what is between for the case that the members are executed one by one after all.
+        let span = (finder.position[first], finder.position[last]);
+        let mut live = |v: ValueId| {
+            if let Some(s) = map.of[v] {
+                let s = &mut map.storages[s];
+                s.last = s.last.max(span.1);
+            }
+        };
+        what.inputs().into_iter().for_each(&mut live);
+        for &m in &members {
+            finder.graph.nodes[m].outputs.iter().for_each(|&v| live(v));
+            finder.graph.nodes[m].args.iter().for_each(|a| a.for_each_value(&mut live));
+        }
+        for &m in &members {
+            for &v in &finder.graph.nodes[m].outputs {
+                if let Some(s) = map.of[v] {
+                    let s = &mut map.storages[s];
+                    s.first = s.first.min(span.0);
+                }
+            }
+            self.part[m] = if m == at { Part::Turn(self.list.len()) } else { Part::Inner };
+        }
+        self.list.push(Group { members, what, outs, reads });
+        true
+    }
+}

@@ -1,0 +1,175 @@
+//! Executing the nodes of a group at once.
+
+use pteron_ir::{Op, ValueId};
+use pteron_kernels::attention::Heads;
+use pteron_kernels::matmul::Layer;
+use pteron_kernels::{attention, matmul, nn};
+use pteron_tensor::{View, ViewMut, read_scalar};
+use smallvec::SmallVec;
+
+use crate::error::ExecError;
+use crate::fuel::Fuel;
+use crate::fuse::{AttentionShape, Eps, Fused, Group, Sizes};
+use crate::operands::{split, take_out};
+use crate::run::{Frame, Run};
+
+/// What was found of the sizes of a group's values.
+#[derive(Debug, Clone)]
+pub(crate) enum Known {
+    /// They are not those that the group's kernel takes: the nodes are executed one by one.
+    OneByOne,
+    /// They are.
+    Together,
+    /// They are those of this attention.
+    Attention(Box<AttentionShape>),
+}
+
+impl Run<'_, '_> {
+    /// The nodes of a group at its turn; gives the operator that they make together.
+    pub(crate) fn group(&mut self, number: usize) -> Result<Op, ExecError> {
+        let plan = self.plan;
+        let group = &plan.groups.list[number];
+        self.know(number, group)?;
+        let Some(&last) = group.members.last() else { return Ok(group.what.op()) };
+        if matches!(self.frame.groups[number], Some((_, Known::OneByOne)) | None) {
+            for &n in &group.members {
+                self.simple(n).map_err(|e| self.failed(n, e))?;
+            }
+            return Ok(group.what.op());
+        }
+        if self.fuel.limit().is_some() {
+            for &n in &group.members {
+                let paid = if plan.alias[n] { self.fuel.charge(|| Fuel::NODE) } else { self.charge(n) };
+                paid.map_err(|e| self.failed(n, e))?;
+            }
+        }
+        self.fused(number, group).map_err(|e| self.failed(last, e))?;
+        Ok(group.what.op())
+    }
+
+    /// Finds the sizes of all that the members give, and what they come to, unless nothing changed since the last call.
+    fn know(&mut self, number: usize, group: &Group) -> Result<(), ExecError> {
+        if self.frame.groups.len() <= number {
+            self.frame.groups.resize(number + 1, None);
+        }
+        if let Some((time, _)) = self.frame.groups[number]
+            && group.reads.iter().all(|&v| self.frame.is_unchanged(v, time))
+        {
+            return Ok(());
+        }
+        self.frame.groups[number] = None;
+        for &n in &group.members {
+            self.infer_outputs(n).map_err(|e| self.failed(n, e))?;
+        }
+        let known = self.looks(group);
+        self.frame.groups[number] = Some((self.frame.now(), known));
+        Ok(())
+    }
+
+    /// Compares the sizes of this call with those that the group's kernel takes.
+    fn looks(&self, group: &Group) -> Known {
+        let sizes = |v: ValueId| &self.frame.slots[v].sizes[..];
+        let out = group.outs.first().map(|&v| sizes(v)).unwrap_or_default();
+        let same = |list: &[ValueId]| list.iter().all(|&v| sizes(v) == out);
+        let fits = match &group.what {
+            Fused::Sdpa(a) => {
+                let of = |v: ValueId| self.frame.slots[v].sizes.clone();
+                let shape = a.shape(&Sizes { of: &of, graph: self.graph });
+                return shape.map_or(Known::OneByOne, |s| Known::Attention(Box::new(s)));
+            }
+            Fused::RmsNorm { x, weight, .. } => same(&[*x]) && sizes(*weight) == [out.last().copied().unwrap_or(1)],
+            Fused::AddRmsNorm { a, b, weight, .. } => {
+                same(&[*a, *b, group.outs[1]]) && sizes(*weight) == [out.last().copied().unwrap_or(1)]
+            }
+            Fused::SiluGate { x, gate } => same(&[*x, *gate]),
+            Fused::Rope { x, pairs, cos, sin, style } => match *out {
+                [b, s, h, d] => {
+                    let angles = if *style == nn::RopeStyle::RotateHalf { d } else { d / 2 };
+                    let table = |&v: &ValueId| matches!(sizes(v), &[.., p, 1, n] if p == s && n == angles);
+                    [cos, sin].into_iter().all(table)
+                        && pairs.map_or(sizes(*x) == out, |p| sizes(p) == [b, s, h, d / 2, 2])
+                }
+                _ => false,
+            },
+            Fused::Linears { x, .. } => {
+                let lead = sizes(*x).split_last().map(|l| l.1).unwrap_or_default();
+                group.outs.iter().all(|&v| sizes(v).split_last().is_some_and(|l| l.1 == lead))
+            }
+        };
+        if fits { Known::Together } else { Known::OneByOne }
+    }
+
+    fn fused(&mut self, number: usize, group: &Group) -> Result<(), String> {
+        let (plan, ctx) = (self.plan, self.ctx);
+        let frame: &Frame = &*self.frame;
+        let (mut memory, written) =
+            split(self.arena, self.state, self.constants, self.inputs, frame, plan, &group.outs)?;
+        let mut outs: SmallVec<[ViewMut<'_>; 3]> = SmallVec::new();
+        for (&v, at) in group.outs.iter().zip(written) {
+            outs.push(take_out(&mut memory, &frame.slots[v], at)?);
+        }
+        let view = |v: ValueId| memory.view(&frame.slots[v], plan.places[v]);
+        let eps = match group.what.eps() {
+            Some(Eps::Number(n)) => n,
+            Some(Eps::Constant(v)) => {
+                let view = view(v)?;
+                read_scalar(view.dtype(), view.bytes(), 0).ok_or("a constant is empty")?.as_f64()
+            }
+            None => 0.0,
+        };
+        let mut outs = outs.into_iter();
+        let mut next = || outs.next().ok_or("the group has no result");
+        let result = match &group.what {
+            Fused::RmsNorm { x, weight, .. } => nn::rms_norm(ctx, view(*x)?, Some(view(*weight)?), eps, next()?),
+            Fused::AddRmsNorm { a, b, weight, .. } => {
+                let (sum, out) = (next()?, next()?);
+                nn::add_rms_norm(ctx, view(*a)?, view(*b)?, view(*weight)?, eps, sum, out)
+            }
+            Fused::Rope { x, cos, sin, style, .. } => {
+                let out = next()?;
+                let x = view(*x)?;
+                // The same elements, as heads.
+                let x = View::new(x.dtype(), out.sizes(), out.strides(), x.bytes()).map_err(|e| e.to_string())?;
+                let (cos, sin) = (view(*cos)?, view(*sin)?);
+                let &[_, positions, _, _] = out.sizes() else { return Err("is no tensor of heads".to_owned()) };
+                let angles = cos.sizes().last().copied().unwrap_or(1);
+                let (sizes, strides) = ([positions, angles], [angles, 1]);
+                let cos = View::new(cos.dtype(), &sizes, &strides, cos.bytes()).map_err(|e| e.to_string())?;
+                let sin = View::new(sin.dtype(), &sizes, &strides, sin.bytes()).map_err(|e| e.to_string())?;
+                nn::rope(ctx, x, cos, sin, *style, out)
+            }
+            Fused::SiluGate { x, gate } => nn::silu_gate(ctx, view(*x)?, view(*gate)?, next()?),
+            Fused::Linears { x, layers } => {
+                let mut list: SmallVec<[Layer<'_>; 3]> = SmallVec::new();
+                for l in layers {
+                    let bias = l.bias.map(view).transpose()?;
+                    list.push(Layer { weight: view(l.weight)?, bias, out: next()? });
+                }
+                matmul::linears(ctx, &view(*x)?, &mut list)
+            }
+            Fused::Sdpa(a) => {
+                let Some((_, Known::Attention(shape))) = &frame.groups[number] else {
+                    return Err("attention of unknown sizes".to_owned());
+                };
+                let &AttentionShape { heads, kv_heads, queries, keys, width, value_width, q, k, v, .. } = &**shape;
+                let sizes = [[1, heads, queries, width], [1, kv_heads, keys, width], [1, kv_heads, keys, value_width]];
+                let strides = [q, k, v].map(|[a, b, c]| [0, a, b, c]);
+                let part = |i: usize, value: ValueId| {
+                    let whole = view(value)?;
+                    View::new(whole.dtype(), &sizes[i], &strides[i], whole.bytes()).map_err(|e| e.to_string())
+                };
+                let parts = Heads {
+                    q: part(0, a.q)?,
+                    k: part(1, a.k)?,
+                    v: part(2, a.v)?,
+                    mask: a.mask.map(view).transpose()?,
+                    scale: shape.scale,
+                    empty_is_zero: a.empty_is_zero,
+                    out: shape.out,
+                };
+                attention::heads(ctx, &parts, &mut next()?)
+            }
+        };
+        result.map_err(|e| e.reason)
+    }
+}
