@@ -387,7 +387,14 @@ fn rotations_depend_on_neither_threads_nor_strides() {
     let angles: Vec<f32> = (0..seq * d / 2).map(|i| i as f32 * 0.01).collect();
     let cos = T::of(&[seq, d / 2], &angles.iter().map(|a| a.cos()).collect::<Vec<f32>>());
     let sin = T::of(&[seq, d / 2], &angles.iter().map(|a| a.sin()).collect::<Vec<f32>>());
-    for style in [nn::RopeStyle::HalfSplit, nn::RopeStyle::Interleaved] {
+    let twice = |t: &T| {
+        let rows: Vec<f32> = t.f64s().iter().map(|&x| x as f32).collect();
+        let both: Vec<f32> = rows.chunks(d / 2).flat_map(|row| [row, row].concat()).collect();
+        T::of(&[seq, d], &both)
+    };
+    let full = (twice(&cos), twice(&sin));
+    for style in [nn::RopeStyle::HalfSplit, nn::RopeStyle::RotateHalf, nn::RopeStyle::Interleaved] {
+        let (cos, sin) = if style == nn::RopeStyle::RotateHalf { (&full.0, &full.1) } else { (&cos, &sin) };
         for dtype in [DType::F32, DType::BF16] {
             let mut x = T::empty(dtype, &sizes);
             ew::to_copy(&Context::new(1), T::of(&sizes, &values).view(), x.view_mut()).unwrap();
@@ -404,8 +411,8 @@ fn rotations_depend_on_neither_threads_nor_strides() {
                 .map(|i| {
                     let (row, k, s) = (i / d * d, i % d, i / (heads * d) % seq);
                     let (pair, a, b) = match style {
-                        nn::RopeStyle::HalfSplit => (k % (d / 2), row + k % (d / 2), row + k % (d / 2) + d / 2),
                         nn::RopeStyle::Interleaved => (k / 2, row + k / 2 * 2, row + k / 2 * 2 + 1),
+                        _ => (k % (d / 2), row + k % (d / 2), row + k % (d / 2) + d / 2),
                     };
                     let angle = f64::from(angles[s * d / 2 + pair]);
                     if i == a {
