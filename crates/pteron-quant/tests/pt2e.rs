@@ -83,7 +83,7 @@ fn run(m: &Module, x: &Tensor) -> Vec<Vec<f32>> {
 fn quantize(m: &mut Module, config: QuantizationConfig, calibration: &[Tensor]) -> Result<String, QuantizeError> {
     let mut graph = m.graphs.remove(0);
     let mut annotations = Annotations::new();
-    LinearQuantizer::new("linear", config).annotate(&graph, &mut annotations)?;
+    LinearQuantizer::new("linear", config).annotate(m, &graph, &mut annotations)?;
     let mut prepared = prepare(m, &graph, &annotations)?;
     observe_constants(m, &graph, &mut prepared)?;
     let mut float = m.clone();
@@ -201,6 +201,7 @@ fn quantizers_do_not_overwrite_each_other() {
         }
         fn annotate(
             &self,
+            _: &Module,
             graph: &pteron_ir::Graph,
             annotations: &mut Annotations,
         ) -> Result<(), pteron_quant::SpecError> {
@@ -213,8 +214,8 @@ fn quantizers_do_not_overwrite_each_other() {
     let linear = || Box::new(LinearQuantizer::new("linear", dynamic_config()));
     let mut annotations = Annotations::new();
     let polite = ComposableQuantizer::new(vec![linear(), linear()]);
-    polite.annotate(&m.graphs[0], &mut annotations).unwrap();
+    polite.annotate(&m, &m.graphs[0], &mut annotations).unwrap();
     let rude = ComposableQuantizer::new(vec![linear(), Box::new(Rude)]);
-    let error = rude.annotate(&m.graphs[0], &mut Annotations::new()).unwrap_err().to_string();
+    let error = rude.annotate(&m, &m.graphs[0], &mut Annotations::new()).unwrap_err().to_string();
     assert!(error.contains("Rude"), "{error}");
 }

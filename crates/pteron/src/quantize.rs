@@ -2,9 +2,8 @@
 
 use pteron_ir::Module;
 use pteron_kernels::Context;
-use pteron_quant::annotation::Annotations;
 use pteron_quant::moments::Moments;
-use pteron_quant::pt2e::{convert, fuse_embeddings, observe_constants, prepare};
+use pteron_quant::pt2e::{convert_module, fuse_embeddings, parameters, prepare_module};
 use pteron_quant::quantizer::{ComposableQuantizer, Quantizer, of_scheme};
 use pteron_quant::recipe::Recipe;
 use pteron_quant::transform::Transform;
@@ -73,18 +72,14 @@ fn pt2e(recipe: &Recipe, module: &mut Module) -> Result<usize, Error> {
         quantizers.extend(of_scheme(scheme.name, &specs).map_err(wrong)?);
     }
     let quantizer = ComposableQuantizer::new(quantizers);
-    let mut graphs = std::mem::take(&mut module.graphs);
-    let mut folded = 0;
-    for graph in &mut graphs {
-        let mut annotations = Annotations::new();
-        quantizer.annotate(graph, &mut annotations).map_err(wrong)?;
-        let mut prepared = prepare(module, graph, &annotations).map_err(wrong)?;
-        observe_constants(module, graph, &mut prepared).map_err(wrong)?;
-        let converted = convert(module, graph, &prepared).map_err(wrong)?;
+    let prepared = prepare_module(module, &quantizer).map_err(wrong)?;
+    let params = module.graphs.iter().zip(&prepared).map(|(g, p)| parameters(g, p));
+    let params = params.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
+    let converted = convert_module(module, &prepared, &params).map_err(wrong)?;
+    for graph in &mut module.graphs {
         fuse_embeddings(graph).map_err(wrong)?;
-        folded += converted.folded;
     }
-    module.graphs = graphs;
+    let folded: usize = converted.iter().map(|c| c.folded).sum();
     if folded == 0 {
         let list = recipe.base.pt2e.as_deref().unwrap_or_default();
         return Err(Error::Quantize { reason: format!("{list}: the model has no layer that it quantizes") });

@@ -293,11 +293,7 @@ impl Observer {
     /// # Errors
     /// If no data were seen, the range is infinite, or the observer has no parameters.
     pub fn calculate_qparams(&self, label: &TensorLabel) -> Result<QuantParams, ObserveError> {
-        let format = self.spec.format().map_err(|e| ObserveError::Shape {
-            label: label.clone(),
-            found: Vec::new(),
-            expected: e.to_string(),
-        })?;
+        let format = self.format(label)?;
         if let Some((scale, zero_point)) = self.fixed {
             return Ok(QuantParams {
                 scale: vec![scale as f32],
@@ -321,6 +317,27 @@ impl Observer {
             _ => Layout::PerTensor,
         };
         Ok(params::choose(&self.spec, format, layout, &ranges))
+    }
+
+    /// The scale and zero point that this observer would choose for a range of the whole tensor: for tensors that take over
+    /// another's range.
+    ///
+    /// # Errors
+    /// If the range is infinite or the spec wrong.
+    pub fn qparams_of(&self, label: &TensorLabel, range: (f32, f32)) -> Result<QuantParams, ObserveError> {
+        if range.0.is_infinite() || range.1.is_infinite() {
+            return Err(ObserveError::Infinite { label: label.clone(), min: range.0, max: range.1 });
+        }
+        let format = self.format(label)?;
+        Ok(params::choose(&self.spec, format, Layout::PerTensor, &[range]))
+    }
+
+    fn format(&self, label: &TensorLabel) -> Result<crate::format::IntFormat, ObserveError> {
+        self.spec.format().map_err(|e| ObserveError::Shape {
+            label: label.clone(),
+            found: Vec::new(),
+            expected: e.to_string(),
+        })
     }
 
     /// Codes that the histogram's search assumes: those of the dtype, not those of the range (`HistogramObserver.dst_nbins`).

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pteron_ir::{Arg, ConstData, Def, Extra, Graph, InferCtx, InferError, Module, NodeId, Op, PathId, ValueId, args};
+use pteron_ir::{
+    Arg, ConstData, ConstId, Def, Extra, Graph, InferCtx, InferError, Module, NodeId, Op, PathId, ValueId, args,
+};
 use pteron_tensor::{AlignedBytes, CastSource, DType, MemorySource};
 
 use super::QuantizeError;
@@ -11,9 +13,9 @@ use super::codes::CodesSource;
 use super::prepare::{PreparedGraph, Slot, SlotId, value_at};
 use crate::annotation::Point;
 use crate::error::TensorLabel;
-use crate::groups::GroupSpec;
+use crate::groups::{GroupId, GroupSpec};
 use crate::observer::{Layout, QuantParams, ZeroPoint, bias_qparams};
-use crate::spec::{DeriveQParams, ObserverKind, QuantizationSpec};
+use crate::spec::{DeriveQParams, DerivedQuantizationSpec, ObserverKind, QuantizationSpec};
 
 /// How the parameters of a slot come about.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,8 +44,46 @@ pub struct Converted {
 /// # Errors
 /// [`QuantizeError::Observe`] for an observer that saw no data, naming the tensor; a bias that does not fit.
 pub fn parameters(graph: &Graph, prepared: &PreparedGraph) -> Result<Vec<SlotParams>, QuantizeError> {
-    let mut out = vec![SlotParams::Float; prepared.slots.len()];
+    let mut known = vec![None; prepared.slots.len()];
+    // QNN's observer of a concatenation gives its range to the observers of all inputs, at each step anew.
+    for concat in &prepared.concats {
+        let of = |id: SlotId| (prepared.slot(id).observer.as_ref(), &prepared.slot(id).label);
+        let (Some(output), label) = of(concat.output) else { continue };
+        let &[range] = output.ranges(label)?.as_slice() else { continue };
+        for &input in &concat.inputs {
+            if let (Some(observer), label) = of(input) {
+                known[input.0 as usize] = Some(SlotParams::Static(Arc::new(observer.qparams_of(label, range)?)));
+            }
+        }
+    }
+    complete(graph, prepared, known)
+}
+
+/// The parameters of every slot; `known` has some of them already, and a slot that was not calibrated is an error.
+pub(super) fn parameters_where(
+    graph: &Graph,
+    prepared: &PreparedGraph,
+    known: Vec<Option<SlotParams>>,
+) -> Result<Vec<SlotParams>, QuantizeError> {
+    for (slot, known) in prepared.slots.iter().zip(&known) {
+        if known.is_none() && slot.observer.as_ref().is_some_and(|o| !o.has_data()) {
+            let (graph, label) = (graph.name.clone(), slot.label.to_string());
+            return Err(QuantizeError::NoEncoding { graph, label });
+        }
+    }
+    complete(graph, prepared, known)
+}
+
+fn complete(
+    graph: &Graph,
+    prepared: &PreparedGraph,
+    known: Vec<Option<SlotParams>>,
+) -> Result<Vec<SlotParams>, QuantizeError> {
+    let mut out: Vec<SlotParams> = known.iter().map(|k| k.clone().unwrap_or(SlotParams::Float)).collect();
     for &id in &prepared.order {
+        if known[id.0 as usize].is_some() {
+            continue;
+        }
         let slot = prepared.slot(id);
         out[id.0 as usize] = match (&slot.spec, &slot.observer) {
             (GroupSpec::Observed(s), _) if s.is_dynamic => SlotParams::Dynamic,
@@ -59,32 +99,40 @@ pub fn parameters(graph: &Graph, prepared: &PreparedGraph) -> Result<Vec<SlotPar
                 SlotParams::Float
             }
             (GroupSpec::Derived(spec, from), _) => {
-                let known = |i: usize| match from.get(i).map(|g| &out[g.0 as usize]) {
-                    Some(SlotParams::Static(p)) => Some(p.clone()),
-                    _ => None,
-                };
-                let unsupported = |reason: &str| QuantizeError::Unsupported {
-                    graph: graph.name.clone(),
-                    label: slot.label.to_string(),
-                    reason: reason.to_owned(),
-                };
-                let DeriveQParams::Bias { repeat } = spec.derive;
-                let (Some(activation), Some(weight)) = (known(0), known(1)) else {
-                    return Err(unsupported(
-                        "its scale follows from an activation and a weight with static scales, and they have none",
-                    ));
-                };
-                let channels = channels(graph, slot).unwrap_or(0);
-                let params = bias_qparams(&activation, &weight, channels, repeat, spec.format()?);
-                SlotParams::Static(Arc::new(
-                    params.ok_or_else(|| unsupported("the weight's scales do not divide into its channels"))?,
-                ))
+                SlotParams::Static(Arc::new(derived(graph, slot, spec, from, &out)?))
             }
             (_, Some(observer)) => SlotParams::Static(Arc::new(observer.calculate_qparams(&slot.label)?)),
             (_, None) => SlotParams::Float,
         };
     }
     Ok(out)
+}
+
+/// A bias's parameters.
+fn derived(
+    graph: &Graph,
+    slot: &Slot,
+    spec: &DerivedQuantizationSpec,
+    from: &[GroupId],
+    params: &[SlotParams],
+) -> Result<QuantParams, QuantizeError> {
+    let known = |i: usize| match from.get(i).map(|g| &params[g.0 as usize]) {
+        Some(SlotParams::Static(p)) => Some(p.clone()),
+        _ => None,
+    };
+    let unsupported = |reason: &str| QuantizeError::Unsupported {
+        graph: graph.name.clone(),
+        label: slot.label.to_string(),
+        reason: reason.to_owned(),
+    };
+    let DeriveQParams::Bias { repeat } = spec.derive;
+    let (Some(activation), Some(weight)) = (known(0), known(1)) else {
+        let reason = "its scale follows from an activation and a weight with static scales, and they have none";
+        return Err(unsupported(reason));
+    };
+    let channels = channels(graph, slot).unwrap_or(0);
+    let params = bias_qparams(&activation, &weight, channels, repeat, spec.format()?);
+    params.ok_or_else(|| unsupported("the weight's scales do not divide into its channels"))
 }
 
 /// Elements of the tensor that the first edge of a slot reads: a bias's channels.
@@ -106,11 +154,27 @@ fn channels(graph: &Graph, slot: &Slot) -> Option<usize> {
 /// [`QuantizeError`].
 pub fn convert(module: &mut Module, graph: &mut Graph, prepared: &PreparedGraph) -> Result<Converted, QuantizeError> {
     let params = parameters(graph, prepared)?;
+    convert_with(module, graph, prepared, params, &mut Folded::default())
+}
+
+/// Constants that were folded, so that the graphs of a module share them.
+#[derive(Debug, Default)]
+pub(super) struct Folded(Vec<(ConstId, Arc<QuantParams>, ConstId, Option<(ConstId, ConstId)>)>);
+
+/// [`convert`] with the parameters of each slot.
+pub(super) fn convert_with(
+    module: &mut Module,
+    graph: &mut Graph,
+    prepared: &PreparedGraph,
+    params: Vec<SlotParams>,
+    folded: &mut Folded,
+) -> Result<Converted, QuantizeError> {
     let mut c = Conversion {
         module,
         graph,
         prepared,
         params: &params,
+        folded,
         quantized: BTreeMap::new(),
         shared: BTreeMap::new(),
         done: Converted::default(),
@@ -134,6 +198,7 @@ struct Conversion<'a> {
     graph: &'a mut Graph,
     prepared: &'a PreparedGraph,
     params: &'a [SlotParams],
+    folded: &'a mut Folded,
     /// By the value that is read and the slot.
     quantized: BTreeMap<(ValueId, SlotId), Quantized>,
     /// Dequantized values for readers without one of their own.
@@ -249,7 +314,7 @@ impl Conversion<'_> {
         self.graph.nodes[n].outputs[0]
     }
 
-    fn constant(&mut self, name: &str, source: Arc<dyn pteron_tensor::TensorSource>) -> ValueId {
+    fn constant(&mut self, name: &str, source: Arc<dyn pteron_tensor::TensorSource>) -> ConstId {
         let taken = |m: &Module, name: &str| m.constants.values().any(|c| c.name.as_ref() == name);
         let mut unique = name.to_owned();
         for i in 1.. {
@@ -258,13 +323,16 @@ impl Conversion<'_> {
             }
             unique = format!("{name}_{i}");
         }
-        let c = self.module.add_constant(&unique, source);
-        let ty = self.module.constants[c].ty.clone();
-        self.graph.module_value(Def::Const(c), || ty.into())
+        self.module.add_constant(&unique, source)
+    }
+
+    fn constant_value(&mut self, c: ConstId) -> ValueId {
+        let ty = &self.module.constants[c].ty;
+        self.graph.module_value(Def::Const(c), || ty.clone().into())
     }
 
     /// Scales and zero points as constants, named after what they belong to.
-    fn scales(&mut self, base: &str, p: &QuantParams, grid: &[usize]) -> Result<(ValueId, ValueId), QuantizeError> {
+    fn scales(&mut self, base: &str, p: &QuantParams, grid: &[usize]) -> Result<(ConstId, ConstId), QuantizeError> {
         let wrong = |e: pteron_tensor::SourceError| QuantizeError::Source { reason: e.to_string() };
         let (scale_name, zero_name) = (format!("{base}_scale"), format!("{base}_zero_point"));
         let scale = MemorySource::of(&scale_name, grid, &p.scale).map_err(wrong)?;
@@ -326,7 +394,8 @@ impl Conversion<'_> {
             }
             Layout::PerChannel { axis } => {
                 let base = self.label(slot).to_string();
-                let constants = self.scales(&base, p, &[p.scale.len()])?;
+                let (scale, zero) = self.scales(&base, p, &[p.scale.len()])?;
+                let constants = (self.constant_value(scale), self.constant_value(zero));
                 let axis = i64::try_from(*axis).unwrap_or(i64::MAX);
                 let arguments = args![v, constants.0, constants.1, axis, lo, hi, dtype];
                 let q = self.call(slot, Op::QuantizePerChannel, arguments.into(), path)?;
@@ -343,7 +412,28 @@ impl Conversion<'_> {
         }
     }
 
-    fn fold(&mut self, c: pteron_ir::ConstId, p: &Arc<QuantParams>) -> Result<Quantized, QuantizeError> {
+    /// A constant as codes, made once for all graphs of the module.
+    fn fold(&mut self, c: ConstId, p: &Arc<QuantParams>) -> Result<Quantized, QuantizeError> {
+        let known = self.folded.0.iter().find(|(of, params, ..)| *of == c && params == p);
+        let (codes, constants) = match known {
+            Some(&(_, _, codes, constants)) => (codes, constants),
+            None => {
+                let (codes, constants) = self.fold_anew(c, p)?;
+                self.folded.0.push((c, Arc::clone(p), codes, constants));
+                (codes, constants)
+            }
+        };
+        self.done.folded += 1;
+        let codes = self.constant_value(codes);
+        let constants = constants.map(|(scale, zero)| (self.constant_value(scale), self.constant_value(zero)));
+        Ok(Quantized { codes, dynamic: None, constants })
+    }
+
+    fn fold_anew(
+        &mut self,
+        c: ConstId,
+        p: &Arc<QuantParams>,
+    ) -> Result<(ConstId, Option<(ConstId, ConstId)>), QuantizeError> {
         let constant = &self.module.constants[c];
         let name = constant.name.to_string();
         let ConstData::Source(source) = &constant.data else {
@@ -361,8 +451,7 @@ impl Conversion<'_> {
                 Some(self.scales(&name, p, &grid)?)
             }
         };
-        self.done.folded += 1;
-        Ok(Quantized { codes, dynamic: None, constants })
+        Ok((codes, constants))
     }
 
     /// `v` through quantize and dequantize, the latter made anew but for dynamic slots.

@@ -30,6 +30,30 @@ pub enum QuantizeError {
         /// The edge or output.
         point: String,
     },
+    /// An operator that the quantizer's rules do not know, and that cannot be replaced.
+    #[error("the graph cannot be brought to what the quantizer knows: {reason}")]
+    Transform {
+        /// Which pass, which node, and why.
+        reason: String,
+    },
+    /// Parameters for a graph that another graph was calibrated for.
+    #[error("graph `{graph}`: {label} has no counterpart in the graph that was calibrated")]
+    NoEncoding {
+        /// The graph.
+        graph: String,
+        /// The tensor.
+        label: String,
+    },
+    /// Parameters of two calibrated tensors for one.
+    #[error("graph `{graph}`: {first} and {second} share parameters here, and were calibrated with different ones")]
+    Encodings {
+        /// The graph.
+        graph: String,
+        /// A tensor.
+        first: String,
+        /// Another.
+        second: String,
+    },
     /// A weight without bytes.
     #[error("constant `{constant}` has no bytes here, so that it cannot be quantized")]
     NoData {

@@ -4,17 +4,30 @@
 //! An observer changes no value, so a prepared graph is the graph itself beside a table: which observers see which value, and
 //! which edge reads through which ([`PreparedGraph`]). The same module is run for calibration as without it, with a
 //! [`Calibration`] as its hook.
+//!
+//! ```text
+//! let mut prepared = prepare_module(&mut module, &quantizer)?;   // transforms, annotates, observes constants
+//! ... runs of `module` with Calibration::new(&mut prepared[0]) as the hook, one a window ...
+//! convert_module(&mut module, &prepared, &parameters)?;
+//! ```
+//!
+//! What was learnt of one graph can be put onto another graph of the same model: [`Encodings`] are kept by module path and port.
 
 mod calibrate;
 mod codes;
 mod convert;
+mod encodings;
 mod error;
 mod fuse;
+mod module;
 mod prepare;
 
 pub use calibrate::{Calibration, observe_constants};
 pub use codes::{CodesSource, Rounding};
 pub use convert::{Converted, SlotParams, convert, parameters};
+pub use encodings::Encodings;
 pub use error::QuantizeError;
 pub use fuse::fuse_embeddings;
-pub use prepare::{PreparedGraph, Slot, SlotId, Tap, prepare};
+pub use module::{convert_module, prepare_module};
+pub(crate) use prepare::value_at;
+pub use prepare::{Concat, PreparedGraph, Slot, SlotId, Tap, prepare};

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use pteron_ir::{Arg, DebugHandle, Def, Graph, Id, Module, Node, NodeId, ValueId};
+use pteron_ir::{Arg, ConstId, DebugHandle, Def, Graph, Id, Module, Node, NodeId, Op, PathId, ValueId};
 
 use super::QuantizeError;
 use crate::annotation::{Annotations, InputIndex, Point};
 use crate::error::TensorLabel;
-use crate::groups::{AnnotatedPoint, GroupSpec, Groups};
+use crate::groups::{AnnotatedPoint, GroupId, GroupSpec, Groups};
 use crate::observer::Observer;
+use crate::spec::ObserverKind;
 
 /// The number of an observer in a prepared graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,7 +22,7 @@ pub struct Slot {
     pub spec: GroupSpec,
     /// The observer; `None` where parameters are derived from other slots.
     pub observer: Option<Observer>,
-    /// The tensor of the first member.
+    /// The tensor of the first member. No other slot has it.
     pub label: TensorLabel,
     /// The edges and outputs that share it.
     pub members: Vec<Point>,
@@ -45,6 +46,15 @@ impl Tap {
     }
 }
 
+/// A concatenation whose inputs all take the range of its output (QNN's `ConcatObserver`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Concat {
+    /// The observer of the output.
+    pub output: SlotId,
+    /// Those of the inputs.
+    pub inputs: Vec<SlotId>,
+}
+
 /// A graph with observers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreparedGraph {
@@ -58,6 +68,10 @@ pub struct PreparedGraph {
     pub taps: BTreeMap<ValueId, Tap>,
     /// The observer through which an annotated edge reads.
     pub edges: BTreeMap<Point, SlotId>,
+    /// Concatenations with such an observer, in the order of the nodes.
+    pub concats: Vec<Concat>,
+    /// What every annotated point is called: the same in all graphs that are captured of one model, and of one slot only.
+    pub labels: BTreeMap<Point, TensorLabel>,
 }
 
 impl PreparedGraph {
@@ -113,7 +127,7 @@ pub fn prepare(module: &Module, graph: &Graph, annotations: &Annotations) -> Res
     let mut points = Vec::new();
     // Values with their annotated readers, in the order of the readers.
     let mut reads: Vec<(Point, ValueId)> = Vec::new();
-    let mut labels: BTreeMap<Point, TensorLabel> = BTreeMap::new();
+    let names = Names::of(graph, &nodes);
     for &n in &nodes {
         let node = &graph.nodes[n];
         let Some(annotation) = annotations.get(node.handle) else { continue };
@@ -129,7 +143,6 @@ pub fn prepare(module: &Module, graph: &Graph, annotations: &Annotations) -> Res
                 allow_implicit_sharing: annotation.allow_implicit_sharing,
             });
             reads.push((point, value));
-            labels.insert(point, edge_label(module, graph, node, *input, value));
         }
         for (output, spec) in &annotation.outputs {
             let point = Point::Output { node: node.handle, output: *output };
@@ -138,17 +151,18 @@ pub fn prepare(module: &Module, graph: &Graph, annotations: &Annotations) -> Res
             }
             let allow_implicit_sharing = annotation.allow_implicit_sharing;
             points.push(AnnotatedPoint { point, spec: spec.clone(), source: None, allow_implicit_sharing });
-            let port = if *output == 0 { "output".to_owned() } else { format!("output {output}") };
-            labels.insert(point, TensorLabel::new(path_of(graph, node), port));
         }
     }
     let groups = Groups::resolve(&points)?;
+    let labels = labels(module, graph, &names, &by_handle, &points, &groups);
     let mut prepared = PreparedGraph {
         graph: graph.name.clone(),
         slots: Vec::with_capacity(groups.groups().len()),
         order: groups.order().iter().map(|g| SlotId(g.0)).collect(),
         taps: BTreeMap::new(),
         edges: BTreeMap::new(),
+        concats: Vec::new(),
+        labels,
     };
     for group in groups.groups() {
         let observer = match &group.spec {
@@ -156,7 +170,7 @@ pub fn prepare(module: &Module, graph: &Graph, annotations: &Annotations) -> Res
             GroupSpec::Fixed(s) => Some(Observer::fixed(s)?),
             GroupSpec::Derived(..) => None,
         };
-        let label = group.members.first().and_then(|p| labels.get(p)).cloned().unwrap_or_default();
+        let label = group.members.first().and_then(|p| prepared.labels.get(p)).cloned().unwrap_or_default();
         prepared.slots.push(Slot { spec: group.spec.clone(), observer, label, members: group.members.clone() });
     }
     let slot_of = |p: Point| groups.of(p).map(|g| SlotId(g.0));
@@ -177,7 +191,21 @@ pub fn prepare(module: &Module, graph: &Graph, annotations: &Annotations) -> Res
         }
         prepared.edges.insert(point, slot);
     }
+    for &n in &nodes {
+        let handle = graph.nodes[n].handle;
+        let output = slot_of(Point::output(handle)).filter(|o| is_concat(prepared.slot(*o)));
+        if let (Some(output), Op::Cat, Some(annotation)) = (output, graph.nodes[n].op, annotations.get(handle)) {
+            let inputs = annotation.inputs.iter();
+            let inputs = inputs.filter_map(|&(input, _)| slot_of(Point::Edge { user: handle, input }));
+            let inputs = inputs.filter(|i| *i != output).collect();
+            prepared.concats.push(Concat { output, inputs });
+        }
+    }
     Ok(prepared)
+}
+
+fn is_concat(slot: &Slot) -> bool {
+    matches!(&slot.spec, GroupSpec::Observed(s) if s.observer.kind == ObserverKind::Concat)
 }
 
 /// The module path of a node.
@@ -185,14 +213,75 @@ pub(crate) fn path_of<'g>(graph: &'g Graph, node: &Node) -> &'g str {
     &graph.paths[node.path]
 }
 
-/// A constant is called as in the checkpoint, another input by its consumer and the argument's name.
-fn edge_label(module: &Module, graph: &Graph, node: &Node, input: InputIndex, value: ValueId) -> TensorLabel {
-    if let Def::Const(c) = graph.values[value].def
-        && let Some((path, port)) = module.constants[c].name.rsplit_once('.')
-    {
-        return TensorLabel::new(path, port);
+/// What each node is called within its module: the operator, and its number where the module has several.
+struct Names(BTreeMap<NodeId, String>);
+
+impl Names {
+    fn of(graph: &Graph, nodes: &[NodeId]) -> Names {
+        let mut seen: BTreeMap<(PathId, &str), usize> = BTreeMap::new();
+        let mut names = BTreeMap::new();
+        for &n in nodes {
+            let node = &graph.nodes[n];
+            let name = node.op.name();
+            let name = name.split("::").nth(1).unwrap_or(name);
+            let name = name.split('.').next().unwrap_or(name);
+            let count = seen.entry((node.path, name)).or_insert(0);
+            names.insert(n, if *count == 0 { name.to_owned() } else { format!("{name}_{count}") });
+            *count += 1;
+        }
+        Names(names)
     }
-    let name = node.op.schema().inputs().nth(usize::from(input.arg)).map_or("input", |a| a.name);
-    let port = if input.item == 0 { name.to_owned() } else { format!("{name}[{}]", input.item) };
-    TensorLabel::new(path_of(graph, node), port)
+
+    fn label(&self, graph: &Graph, n: NodeId, point: Point) -> TensorLabel {
+        let node = &graph.nodes[n];
+        let name = self.0.get(&n).map_or("", String::as_str);
+        let port = match point {
+            Point::Output { output: 0, .. } => format!("{name}.output"),
+            Point::Output { output, .. } => format!("{name}.output{output}"),
+            Point::Edge { input, .. } => {
+                let arg = node.op.schema().inputs().nth(usize::from(input.arg)).map_or("input", |a| a.name);
+                match node.args.get(usize::from(input.arg)) {
+                    Some(Arg::Values(_)) => format!("{name}.{arg}[{}]", input.item),
+                    _ => format!("{name}.{arg}"),
+                }
+            }
+        };
+        TensorLabel::new(path_of(graph, node), port)
+    }
+}
+
+/// A constant is called as in the checkpoint, by the first slot that reads it; everything else by module, operator and argument.
+fn labels(
+    module: &Module,
+    graph: &Graph,
+    names: &Names,
+    by_handle: &BTreeMap<DebugHandle, NodeId>,
+    points: &[AnnotatedPoint],
+    groups: &Groups,
+) -> BTreeMap<Point, TensorLabel> {
+    let mut of_constants: BTreeMap<ConstId, Option<GroupId>> = BTreeMap::new();
+    let mut out = BTreeMap::new();
+    for &AnnotatedPoint { point, .. } in points {
+        let (Point::Edge { user: handle, .. } | Point::Output { node: handle, .. }) = point;
+        let Some(&n) = by_handle.get(&handle) else { continue };
+        let constant = match point {
+            Point::Edge { input, .. } => value_at(&graph.nodes[n], input),
+            Point::Output { .. } => None,
+        };
+        let constant = constant.and_then(|v| match graph.values[v].def {
+            Def::Const(c) => Some(c),
+            _ => None,
+        });
+        let name = constant.and_then(|c| {
+            let owner = of_constants.entry(c).or_insert(groups.of(point));
+            let name = module.constants[c].name.rsplit_once('.')?;
+            (*owner == groups.of(point)).then_some(name)
+        });
+        let label = match name {
+            Some((path, port)) => TensorLabel::new(path, port),
+            None => names.label(graph, n, point),
+        };
+        out.insert(point, label);
+    }
+    out
 }

@@ -1,6 +1,6 @@
 //! Embeddings.
 
-use pteron_ir::{Graph, Op};
+use pteron_ir::{Graph, Module, Op};
 
 use super::Quantizer;
 use crate::annotation::{Annotations, InputIndex, QuantizationConfig};
@@ -27,7 +27,7 @@ impl Quantizer for EmbeddingQuantizer {
         "embedding"
     }
 
-    fn annotate(&self, graph: &Graph, annotations: &mut Annotations) -> Result<(), SpecError> {
+    fn annotate(&self, _: &Module, graph: &Graph, annotations: &mut Annotations) -> Result<(), SpecError> {
         self.config.validate()?;
         let Some(spec) = &self.config.weight else { return Ok(()) };
         for n in graph.all_nodes() {

@@ -2,43 +2,79 @@
 
 mod embedding;
 mod linear;
+mod rules;
+mod xnnpack;
 
 pub use embedding::EmbeddingQuantizer;
 pub use linear::LinearQuantizer;
+pub use xnnpack::XnnpackQuantizer;
 
-use pteron_ir::Graph;
+use pteron_ir::pass::{PassContext, Runner};
+use pteron_ir::passes::DECOMPOSE;
+use pteron_ir::{Graph, Module, Op};
 
 use crate::annotation::Annotations;
 use crate::error::SpecError;
-use crate::scheme::{AppliesTo, SchemeSpecs};
+use crate::pt2e::QuantizeError;
+use crate::scheme::{AppliesTo, Patterns, SchemeSpecs};
 
 /// Annotates.
 pub trait Quantizer: std::fmt::Debug {
     /// Its name, for messages.
     fn name(&self) -> &str;
 
-    /// Writes annotations for the nodes of `graph`. Nodes that are annotated already are left alone.
+    /// PT2E's `transform_for_annotation`: brings the module to the operators that the rules know, without a change of what it
+    /// computes. The default does nothing.
+    ///
+    /// # Errors
+    /// [`QuantizeError`] if an operator cannot be replaced.
+    fn transform_for_annotation(&self, module: &mut Module) -> Result<(), QuantizeError> {
+        let _ = module;
+        Ok(())
+    }
+
+    /// Writes annotations for the nodes of `graph` of `module`. Nodes that are annotated already are left alone.
     ///
     /// # Errors
     /// [`SpecError`] if a spec cannot be put on a node.
-    fn annotate(&self, graph: &Graph, annotations: &mut Annotations) -> Result<(), SpecError>;
+    fn annotate(&self, module: &Module, graph: &Graph, annotations: &mut Annotations) -> Result<(), SpecError>;
+
+    /// Changes constants that the annotations cannot hold, as `QnnQuantizer` does with infinities, before anything is
+    /// observed. The default does nothing.
+    ///
+    /// # Errors
+    /// [`QuantizeError`] naming the constant.
+    fn adjust(&self, module: &mut Module, graph: &mut Graph, annotations: &Annotations) -> Result<(), QuantizeError> {
+        let _ = (module, graph, annotations);
+        Ok(())
+    }
 }
 
-/// The quantizers of a scheme whose rules are for linear layers and embeddings.
+/// The quantizers of a scheme.
 ///
 /// # Errors
-/// A rule for other operators, by its name: their annotators are not built yet.
+/// A scheme whose backend's rules are not known here, by its name.
 pub fn of_scheme(name: &str, specs: &SchemeSpecs) -> Result<Vec<Box<dyn Quantizer>>, String> {
     let one = |rule: &crate::scheme::Rule| -> Result<Box<dyn Quantizer>, String> {
-        match rule.applies_to {
-            AppliesTo::Linear => Ok(Box::new(LinearQuantizer::new(name, rule.config.clone()))),
-            AppliesTo::Embedding => Ok(Box::new(EmbeddingQuantizer::new(rule.config.clone()))),
-            AppliesTo::BlockSizeMap | AppliesTo::ConvAndLinear | AppliesTo::Everything => {
+        match (rule.applies_to, specs.patterns) {
+            (AppliesTo::Linear, _) => Ok(Box::new(LinearQuantizer::new(name, rule.config.clone()))),
+            (AppliesTo::Embedding, _) => Ok(Box::new(EmbeddingQuantizer::new(rule.config.clone()))),
+            (AppliesTo::Everything, Patterns::Xnnpack) => {
+                Ok(Box::new(XnnpackQuantizer::new(name, rule.config.clone())))
+            }
+            (AppliesTo::BlockSizeMap | AppliesTo::ConvAndLinear | AppliesTo::Everything, _) => {
                 Err(format!("the scheme {name} annotates {}, which is not built yet", rule.applies_to.describe()))
             }
         }
     };
     specs.rules.iter().map(one).collect()
+}
+
+/// Replaces the operators of `lacking` in all graphs by those that they are made of.
+pub(crate) fn decompose(module: &mut Module, lacking: &[Op]) -> Result<(), QuantizeError> {
+    let has = |op: Op| !lacking.contains(&op);
+    let ran = Runner::new([DECOMPOSE]).run(module, &PassContext::new(&has));
+    ran.map(drop).map_err(|e| QuantizeError::Transform { reason: e.to_string() })
 }
 
 /// PT2E's `ComposableQuantizer`: runs quantizers one after the other and refuses one that changes what an earlier one wrote.
@@ -59,15 +95,23 @@ impl Quantizer for ComposableQuantizer {
         "ComposableQuantizer"
     }
 
-    fn annotate(&self, graph: &Graph, annotations: &mut Annotations) -> Result<(), SpecError> {
+    fn transform_for_annotation(&self, module: &mut Module) -> Result<(), QuantizeError> {
+        self.quantizers.iter().try_for_each(|q| q.transform_for_annotation(module))
+    }
+
+    fn annotate(&self, module: &Module, graph: &Graph, annotations: &mut Annotations) -> Result<(), SpecError> {
         for q in &self.quantizers {
             let before = annotations.clone();
-            q.annotate(graph, annotations)?;
+            q.annotate(module, graph, annotations)?;
             if let Some(node) = before.overwritten_in(annotations).first() {
                 let problem = format!("was changed by {}, which came later", q.name());
                 return Err(SpecError::Reference { point: format!("node {node}"), problem });
             }
         }
         Ok(())
+    }
+
+    fn adjust(&self, module: &mut Module, graph: &mut Graph, annotations: &Annotations) -> Result<(), QuantizeError> {
+        self.quantizers.iter().try_for_each(|q| q.adjust(module, graph, annotations))
     }
 }

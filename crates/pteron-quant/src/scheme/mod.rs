@@ -94,6 +94,19 @@ impl AppliesTo {
     }
 }
 
+/// Whose quantizer says how the operators of [`AppliesTo::Everything`] are annotated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Patterns {
+    /// `XNNPACKQuantizer`.
+    Xnnpack,
+    /// `QnnQuantizer`.
+    Qnn,
+    /// `CoreMLQuantizer`.
+    CoreMl,
+    /// Arm's `TOSAQuantizer` and those made from it.
+    Arm,
+}
+
 /// A rule of a scheme.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
@@ -110,6 +123,8 @@ pub struct Rule {
 pub struct SchemeSpecs {
     /// The rules; the first that applies is taken.
     pub rules: Vec<Rule>,
+    /// Whose patterns.
+    pub patterns: Patterns,
     /// Passes over the whole graph, after the rules.
     pub custom_annotations: Vec<CustomAnnotation>,
     /// What the numbers do not say.

@@ -5,7 +5,7 @@
 
 use pteron_tensor::DType;
 
-use super::{AppliesTo, Compat, CustomAnnotation, Numbers, Rule, Scheme, SchemeSpecs};
+use super::{AppliesTo, Compat, CustomAnnotation, Numbers, Patterns, Rule, Scheme, SchemeSpecs};
 use crate::annotation::{BiasSpec, QuantizationConfig};
 use crate::format::QScheme;
 use crate::spec::{FakeQuantKind, ObserverCtr, ObserverKind, QuantizationSpec};
@@ -187,8 +187,9 @@ fn rows(s: QuantizationSpec) -> QuantizationSpec {
 }
 
 /// A scheme of one rule.
-fn one(applies_to: AppliesTo, config: QuantizationConfig, notes: Vec<&'static str>) -> SchemeSpecs {
-    SchemeSpecs { rules: vec![Rule { name: "operator", applies_to, config }], custom_annotations: Vec::new(), notes }
+fn one(applies_to: AppliesTo, patterns: Patterns, config: QuantizationConfig, notes: Vec<&'static str>) -> SchemeSpecs {
+    let rules = vec![Rule { name: "operator", applies_to, config }];
+    SchemeSpecs { rules, patterns, custom_annotations: Vec::new(), notes }
 }
 
 /// XNNPACK's weight: up to `quant_max`; the 4-bit one has the code −8, the 8-bit one no −128.
@@ -209,7 +210,7 @@ fn xnnpack_dynamic(quant_max: i64) -> SchemeSpecs {
         weight: Some(xnnpack_weight(quant_max)),
         ..QuantizationConfig::default()
     };
-    one(AppliesTo::Linear, config, Vec::new())
+    one(AppliesTo::Linear, Patterns::Xnnpack, config, Vec::new())
 }
 
 fn xnnpack_static(quant_max: i64) -> SchemeSpecs {
@@ -220,7 +221,7 @@ fn xnnpack_static(quant_max: i64) -> SchemeSpecs {
         weight: Some(xnnpack_weight(quant_max)),
         ..QuantizationConfig::default()
     };
-    one(AppliesTo::Everything, config, Vec::new())
+    one(AppliesTo::Everything, Patterns::Xnnpack, config, Vec::new())
 }
 
 fn embedding() -> SchemeSpecs {
@@ -231,13 +232,14 @@ fn embedding() -> SchemeSpecs {
         observer(ObserverKind::PerChannelMinMax, EPS_2_12),
     );
     let config = QuantizationConfig { weight: Some(rows(s)), ..QuantizationConfig::default() };
-    one(AppliesTo::Embedding, config, Vec::new())
+    one(AppliesTo::Embedding, Patterns::Xnnpack, config, Vec::new())
 }
 
 fn vulkan_8w() -> SchemeSpecs {
     let ctr = ObserverCtr::new(ObserverKind::PerChannelMinMax);
     let weight = rows(spec(DType::I8, Some((-128, 127)), QScheme::PerChannelSymmetric, ctr));
-    one(AppliesTo::Linear, QuantizationConfig { weight: Some(weight), ..QuantizationConfig::default() }, Vec::new())
+    let config = QuantizationConfig { weight: Some(weight), ..QuantizationConfig::default() };
+    one(AppliesTo::Linear, Patterns::Xnnpack, config, Vec::new())
 }
 
 fn coreml_activation() -> QuantizationSpec {
@@ -259,7 +261,7 @@ fn coreml_8a_c8w() -> SchemeSpecs {
          that the observer's 0 holds.",
         "FakeQuantize rounds activations while they are calibrated, so that each range is learnt from rounded inputs.",
     ];
-    one(AppliesTo::Everything, config, notes)
+    one(AppliesTo::Everything, Patterns::CoreMl, config, notes)
 }
 
 fn coreml_4w(activation: Option<QuantizationSpec>) -> SchemeSpecs {
@@ -274,7 +276,7 @@ fn coreml_4w(activation: Option<QuantizationSpec>) -> SchemeSpecs {
          coreml_baseline_8a_c4w, the activations of coreml_8a_c8w.",
     ];
     let applies_to = if config.input_activation.is_some() { AppliesTo::Everything } else { AppliesTo::Linear };
-    one(applies_to, config, notes)
+    one(applies_to, Patterns::CoreMl, config, notes)
 }
 
 fn arm_activation8() -> QuantizationSpec {
@@ -296,7 +298,7 @@ fn arm(activation: QuantizationSpec) -> SchemeSpecs {
         bias: Some(BiasSpec::Derived),
         ..QuantizationConfig::default()
     };
-    one(AppliesTo::Everything, config, Vec::new())
+    one(AppliesTo::Everything, Patterns::Arm, config, Vec::new())
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -396,6 +398,7 @@ fn qnn(compat: Compat, activation: Activation, weight: Weight) -> SchemeSpecs {
     let attention = activation == Activation::Bits16 && weight != Weight::Bits16;
     SchemeSpecs {
         rules,
+        patterns: Patterns::Qnn,
         custom_annotations: if attention { vec![CustomAnnotation::LlamaMatmul16a8w] } else { Vec::new() },
         notes,
     }

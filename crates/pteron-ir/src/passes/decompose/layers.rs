@@ -36,6 +36,31 @@ pub(super) fn silu(e: &mut Emitter<'_>, node: &Node) -> Emitted {
     Ok(e.call(Op::Mul, args![x, gate])?)
 }
 
+/// An operator with a number as the operator with a constant tensor of no dimensions. The constant has the type of `x`, or f32
+/// if a fraction meets ints, so that the result has the type that it had.
+pub(super) fn scalar_operand(e: &mut Emitter<'_>, node: &Node) -> Emitted {
+    let x = tensor(node, 0)?;
+    let op = match node.op {
+        Op::AddScalar => Op::Add,
+        Op::SubScalar => Op::Sub,
+        Op::MulScalar => Op::Mul,
+        _ => Op::Div,
+    };
+    let number = |i: usize| match node.args.get(i) {
+        Some(Arg::Int(v)) if v.unsigned_abs() <= 1 << f64::MANTISSA_DIGITS => Ok((*v as f64, false)),
+        Some(Arg::Float(v)) => Ok((*v, true)),
+        _ => unsupported("the number is not known, or a float does not hold it"),
+    };
+    let (mut value, mut is_float) = number(1)?;
+    if matches!(node.op, Op::AddScalar | Op::SubScalar) {
+        let (alpha, float) = number(2)?;
+        (value, is_float) = (value * alpha, is_float || float);
+    }
+    let dtype = e.tensor_ty(x).dtype;
+    let constant = e.scalar(if is_float && !dtype.is_float() { DType::F32 } else { dtype }, value)?;
+    Ok(e.call(op, args![x, constant])?)
+}
+
 pub(super) fn transpose(e: &mut Emitter<'_>, node: &Node) -> Emitted {
     let x = tensor(node, 0)?;
     let (Some(Arg::Int(a)), Some(Arg::Int(b))) = (node.args.get(1), node.args.get(2)) else {

@@ -1,0 +1,89 @@
+//! Parameters by module path and port.
+
+use std::collections::BTreeMap;
+
+use pteron_ir::Graph;
+
+use super::QuantizeError;
+use super::convert::{SlotParams, parameters, parameters_where};
+use super::prepare::{PreparedGraph, Slot, SlotId};
+use crate::error::TensorLabel;
+use crate::groups::GroupSpec;
+
+/// The parameters of a calibrated graph, by module path and port, so that they can be put onto other graphs of the same model:
+/// a language model is calibrated over texts, and runs with one graph for one token and one for many.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Encodings {
+    by_label: BTreeMap<TensorLabel, SlotParams>,
+}
+
+impl Encodings {
+    /// Those of a calibrated graph. Every member of a sharing group has an entry.
+    ///
+    /// # Errors
+    /// As of [`parameters`].
+    pub fn of(graph: &Graph, prepared: &PreparedGraph) -> Result<Encodings, QuantizeError> {
+        let params = parameters(graph, prepared)?;
+        let mut by_label = BTreeMap::new();
+        for (slot, params) in prepared.slots.iter().zip(&params) {
+            for label in slot.members.iter().filter_map(|p| prepared.labels.get(p)) {
+                by_label.insert(label.clone(), params.clone());
+            }
+        }
+        Ok(Encodings { by_label })
+    }
+
+    /// The parameters of a tensor.
+    pub fn get(&self, label: &TensorLabel) -> Option<&SlotParams> {
+        self.by_label.get(label)
+    }
+
+    /// All of them, by label.
+    pub fn iter(&self) -> impl Iterator<Item = (&TensorLabel, &SlotParams)> {
+        self.by_label.iter()
+    }
+
+    /// The parameters of every slot of `prepared`, which was prepared by the same quantizer of another graph of the model. A
+    /// slot takes those of the calibrated tensors among its members; one that has none, as what joins a cache to new keys, takes
+    /// those of the concatenation that it goes into. Constants that this graph alone has are observed in it.
+    ///
+    /// # Errors
+    /// [`QuantizeError::NoEncoding`] for a tensor that was not calibrated, [`QuantizeError::Encodings`] if tensors share
+    /// parameters here and have different ones.
+    pub fn apply(&self, graph: &Graph, prepared: &PreparedGraph) -> Result<Vec<SlotParams>, QuantizeError> {
+        let mut out: Vec<Option<SlotParams>> = Vec::with_capacity(prepared.slots.len());
+        for slot in &prepared.slots {
+            out.push(self.of_slot(graph, prepared, slot)?);
+        }
+        for concat in &prepared.concats {
+            let Some(Some(params)) = out.get(concat.output.0 as usize).cloned() else { continue };
+            for &SlotId(input) in &concat.inputs {
+                out[input as usize].get_or_insert_with(|| params.clone());
+            }
+        }
+        parameters_where(graph, prepared, out)
+    }
+
+    fn of_slot(
+        &self,
+        graph: &Graph,
+        prepared: &PreparedGraph,
+        slot: &Slot,
+    ) -> Result<Option<SlotParams>, QuantizeError> {
+        // A bias's parameters follow from the others' again.
+        if matches!(slot.spec, GroupSpec::Derived(..)) {
+            return Ok(None);
+        }
+        let labels = slot.members.iter().filter_map(|p| prepared.labels.get(p));
+        let mut found = labels.filter_map(|l| self.by_label.get_key_value(l));
+        let Some((first, params)) = found.next() else { return Ok(None) };
+        match found.find(|(_, other)| *other != params) {
+            Some((second, _)) => Err(QuantizeError::Encodings {
+                graph: graph.name.clone(),
+                first: first.to_string(),
+                second: second.to_string(),
+            }),
+            None => Ok(Some(params.clone())),
+        }
+    }
+}
