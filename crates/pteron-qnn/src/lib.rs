@@ -1,16 +1,24 @@
 //! Qualcomm QNN.
 //!
 //! [`graph`] describes a graph in QNN's terms as plain data; [`names`] are the names by which ExecuTorch's runtime knows
-//! tensors; [`soc`] is the table of systems on chip. [`QnnLibrary`] is what Qualcomm's library does for the rest.
+//! tensors; [`soc`] is the table of systems on chip. None of these needs the library.
+//!
+//! [`QnnLibrary`] is what the library does for the rest, and [`Host`] the one that does it: the library is opened in a process
+//! of its own ([`serve`]), so that its crashes and what it prints stay there.
 
 mod error;
 pub mod graph;
 mod host;
 pub mod names;
 pub mod soc;
+#[cfg(target_os = "linux")]
+mod sys;
+mod worker;
 
 pub use error::QnnError;
 pub use host::{
-    BinaryInfo, ComposeOptions, ComposeStage, Composed, ContextId, GraphInfo, LibraryInfo, Optimization, ProfileEvent,
-    ProfileLevel, ProfileUnit, QnnLibrary, TensorInfo, Verdict, Version,
+    BACKEND, BinaryInfo, ComposeOptions, ComposeStage, Composed, ContextId, GraphInfo, Host, HostOptions, LibraryInfo,
+    OTHERS, Optimization, Origin, ProfileEvent, ProfileLevel, ProfileUnit, QnnLibrary, SDK_VARIABLE, SYSTEM, Sdk,
+    TensorInfo, Verdict, Version, WHEEL, WORKER_VARIABLE, WorkerCommand,
 };
+pub use worker::{WORKER_ARGUMENT, serve};

@@ -43,16 +43,35 @@ pub fn large_tests_allowed(test: &str) -> bool {
 
 /// A downloaded model's folder, if it is there; says so in the skip log otherwise.
 pub fn fetched(test: &str, name: &str) -> Option<PathBuf> {
-    let dir = match std::env::var_os(FETCH_DIR) {
-        Some(dir) => PathBuf::from(dir),
-        None => workspace_root().join("target").join("fetch"),
-    };
-    let folder = dir.join(name);
+    let folder = fetch_dir().join(name);
     if folder.is_dir() {
         return Some(folder);
     }
     skip(test, &format!("{name} is not downloaded: `cargo xtask fetch --models` puts it into target/fetch"));
     None
+}
+
+/// The releases of Qualcomm's QNN that tests use: the one that ExecuTorch 1.5.1 accepts, the oldest and the newest.
+pub const QNN_RELEASES: [&str; 3] = ["2.49", "2.47", "2.51"];
+
+/// The folder with Qualcomm's QNN libraries of a release of [`QNN_RELEASES`], if they are there; says so in the skip log
+/// otherwise.
+pub fn qnn_libraries(test: &str, release: &str) -> Option<PathBuf> {
+    let folder = fetch_dir().join(format!("qnn-{release}")).join("onnxruntime_qnn");
+    if folder.join("libQnnHtp.so").is_file() {
+        return Some(folder);
+    }
+    let get = "`cargo xtask fetch --qnn` downloads them, and says whose licence you accept by that";
+    skip(test, &format!("Qualcomm's QNN libraries {release} are not there: {get}"));
+    None
+}
+
+/// The folder of downloads.
+fn fetch_dir() -> PathBuf {
+    match std::env::var_os(FETCH_DIR) {
+        Some(dir) => PathBuf::from(dir),
+        None => workspace_root().join("target").join("fetch"),
+    }
 }
 
 /// The root of the checkout.

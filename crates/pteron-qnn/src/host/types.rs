@@ -247,6 +247,30 @@ pub enum ProfileUnit {
     Other(u32),
 }
 
+impl ProfileUnit {
+    /// The unit with QNN's number `code`.
+    pub const fn from_code(code: u32) -> ProfileUnit {
+        match code {
+            1 => ProfileUnit::Micros,
+            2 => ProfileUnit::Bytes,
+            3 => ProfileUnit::Cycles,
+            4 => ProfileUnit::Count,
+            other => ProfileUnit::Other(other),
+        }
+    }
+
+    /// QNN's number.
+    pub const fn code(self) -> u32 {
+        match self {
+            ProfileUnit::Micros => 1,
+            ProfileUnit::Bytes => 2,
+            ProfileUnit::Cycles => 3,
+            ProfileUnit::Count => 4,
+            ProfileUnit::Other(code) => code,
+        }
+    }
+}
+
 /// Qualcomm's library, wherever it runs. [`crate::Host`] is the one in a worker process; tests of what stands above may have
 /// another.
 pub trait QnnLibrary: Send + Sync + fmt::Debug {

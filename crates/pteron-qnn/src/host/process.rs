@@ -1,0 +1,373 @@
+//! The host: one worker process for each system that it is asked about.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pteron_tensor::SourceError;
+
+use super::connection::{BulkError, Connection};
+use super::sdk::Sdk;
+use super::types::{
+    BinaryInfo, ComposeOptions, ComposeStage, Composed, ContextId, LibraryInfo, ProfileEvent, ProfileLevel, QnnLibrary,
+    Verdict,
+};
+use super::worker_command::WorkerCommand;
+use crate::error::QnnError;
+use crate::graph::{Data, QnnGraph, QnnTensor, TensorKind};
+use crate::soc::Soc;
+use crate::worker::message::{Request, level_code, read_binary, read_event, read_stage, read_verdict, write_options};
+use crate::worker::wire::{Reader, Writer, write_graph};
+
+/// How the library is opened.
+#[derive(Debug, Clone)]
+pub struct HostOptions {
+    /// Where it lies.
+    pub sdk: Sdk,
+    /// How its process is started.
+    pub worker: WorkerCommand,
+    /// The longest time that the library may take for one call, or for one stage of a compilation.
+    pub timeout: Duration,
+}
+
+impl HostOptions {
+    /// Long enough to finalize a model of billions of parameters.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3600);
+
+    /// The library of `sdk`, with the worker that [`WorkerCommand::find`] finds.
+    ///
+    /// # Errors
+    /// [`QnnError::Worker`] if none is found.
+    pub fn new(sdk: Sdk) -> Result<HostOptions, QnnError> {
+        let worker = WorkerCommand::find().map_err(QnnError::Worker)?;
+        Ok(HostOptions { sdk, worker, timeout: HostOptions::DEFAULT_TIMEOUT })
+    }
+}
+
+/// A context that was loaded.
+#[derive(Debug)]
+struct Loaded {
+    /// The system whose worker has it.
+    soc: Option<u32>,
+    /// Which worker of that system: a crashed one takes its contexts with it.
+    worker: u64,
+    /// The worker's number of it.
+    id: u32,
+    info: BinaryInfo,
+}
+
+#[derive(Default)]
+struct State {
+    connections: BTreeMap<Option<u32>, (u64, Connection)>,
+    contexts: BTreeMap<ContextId, Loaded>,
+    workers: u64,
+    next: u32,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let workers: Vec<_> = self.connections.keys().collect();
+        f.debug_struct("State").field("workers", &workers).field("contexts", &self.contexts.len()).finish()
+    }
+}
+
+/// Qualcomm's library in worker processes.
+#[derive(Debug)]
+pub struct Host {
+    options: HostOptions,
+    info: LibraryInfo,
+    state: Mutex<State>,
+}
+
+/// Constants up to this size are handed over for a validation.
+const SMALL: u64 = 4 << 10;
+/// Rows of a constant are decoded in pieces of about this size.
+const PIECE: usize = 1 << 20;
+
+fn data_error(tensor: &QnnTensor, error: &SourceError) -> QnnError {
+    QnnError::Data(format!("tensor `{}`: {error}", tensor.name))
+}
+
+/// Writes a constant's bytes without holding more than a piece of them.
+fn write_data(tensor: &QnnTensor, out: &mut dyn Write) -> Result<(), BulkError> {
+    match &tensor.data {
+        None => Ok(()),
+        Some(Data::Bytes(bytes)) => Ok(out.write_all(bytes)?),
+        Some(Data::Rows(source)) => {
+            if let Some(bytes) = source.as_slice() {
+                return Ok(out.write_all(bytes)?);
+            }
+            let (rows, row_bytes) = (source.rows(), source.row_bytes());
+            let step = (PIECE / row_bytes.max(1)).max(1);
+            let mut piece = vec![0u8; step.min(rows).saturating_mul(row_bytes)];
+            for start in (0..rows).step_by(step) {
+                let end = start.saturating_add(step).min(rows);
+                let part = &mut piece[..(end - start) * row_bytes];
+                source.read_rows(start..end, part).map_err(|e| BulkError::Data(data_error(tensor, &e)))?;
+                out.write_all(part)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The part of a graph that the nodes `nodes` name.
+fn part(graph: &QnnGraph, nodes: &[usize]) -> Result<QnnGraph, QnnError> {
+    let mut out = QnnGraph::new(graph.name.clone());
+    let mut places: BTreeMap<usize, usize> = BTreeMap::new();
+    for &index in nodes {
+        let missing = || QnnError::Mismatch(format!("graph `{}` has no node {index}", graph.name));
+        let mut node = graph.nodes.get(index).ok_or_else(missing)?.clone();
+        for i in node.inputs.iter_mut().chain(&mut node.outputs) {
+            let missing = || QnnError::Mismatch(format!("graph `{}` has no tensor {i}", graph.name));
+            let tensor = graph.tensors.get(*i).ok_or_else(missing)?;
+            let place = places.entry(*i).or_insert_with(|| out.add_tensor(tensor.clone()));
+            *i = *place;
+        }
+        out.add_node(node);
+    }
+    Ok(out)
+}
+
+fn crashed(error: &QnnError) -> bool {
+    matches!(error, QnnError::Crashed { .. } | QnnError::Data(_))
+}
+
+impl Host {
+    /// Opens the library.
+    ///
+    /// # Errors
+    /// [`QnnError`]: the worker cannot be started, the file is not a QNN library or lacks a function, it crashes.
+    pub fn open(options: HostOptions) -> Result<Host, QnnError> {
+        let mut state = State::default();
+        let info = state.connection(&options, None)?.1.info.clone();
+        Ok(Host { options, info, state: Mutex::new(state) })
+    }
+
+    /// How it was opened.
+    pub fn options(&self) -> &HostOptions {
+        &self.options
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held leaves at worst a worker whose next answer cannot be read, which ends it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls `f` with the worker for `soc`, which is forgotten if it crashes.
+    fn with<T>(
+        &self,
+        soc: Option<u32>,
+        f: impl FnOnce(&mut Connection) -> Result<T, QnnError>,
+    ) -> Result<(T, u64), QnnError> {
+        let mut state = self.state();
+        let (worker, connection) = state.connection(&self.options, soc)?;
+        let (worker, result) = (*worker, f(connection));
+        if result.as_ref().is_err_and(crashed) {
+            state.connections.remove(&soc);
+        }
+        result.map(|value| (value, worker))
+    }
+
+    /// A worker that is there already, for what needs no device of a certain system.
+    fn any(&self) -> Option<u32> {
+        self.state().connections.keys().next().copied().flatten()
+    }
+}
+
+impl State {
+    fn connection(&mut self, options: &HostOptions, soc: Option<u32>) -> Result<&mut (u64, Connection), QnnError> {
+        match self.connections.entry(soc) {
+            std::collections::btree_map::Entry::Occupied(e) => Ok(e.into_mut()),
+            std::collections::btree_map::Entry::Vacant(e) => {
+                let connection = Connection::open(&options.sdk, &options.worker, soc, options.timeout)?;
+                self.workers += 1;
+                Ok(e.insert((self.workers, connection)))
+            }
+        }
+    }
+}
+
+impl QnnLibrary for Host {
+    fn info(&self) -> &LibraryInfo {
+        &self.info
+    }
+
+    fn supported_operations(&self) -> Result<Vec<String>, QnnError> {
+        let request = Request::Operations;
+        let ask = |c: &mut Connection| {
+            let answer = c.ask(request, &[], 0, &mut |_| Ok(()), &mut |_| {})?;
+            c.read(request, &answer.head, |r| r.list(Reader::str))
+        };
+        Ok(self.with(self.any(), ask)?.0)
+    }
+
+    fn validate(&self, graph: &QnnGraph, nodes: &[usize], soc: Soc) -> Result<Vec<Verdict>, QnnError> {
+        let request = Request::Validate;
+        let graph = part(graph, nodes)?;
+        let small = |t: &QnnTensor| t.data.as_ref().is_some_and(|d| d.len() <= SMALL && t.bytes() == Some(d.len()));
+        let sent: Vec<&QnnTensor> = graph.tensors.iter().filter(|t| small(t)).collect();
+        let mut w = Writer::default();
+        write_graph(&mut w, &graph, small);
+        w.list(&(0..nodes.len()).collect::<Vec<_>>(), |w, i| {
+            w.u64(*i as u64);
+        });
+        let bulk_len = sent.iter().filter_map(|t| t.bytes()).sum();
+        let ask = |c: &mut Connection| {
+            let bulk = &mut |out: &mut dyn Write| sent.iter().try_for_each(|t| write_data(t, out));
+            let answer = c.ask(request, &w.0, bulk_len, bulk, &mut |_| {})?;
+            c.read(request, &answer.head, |r| r.list(read_verdict))
+        };
+        Ok(self.with(Some(soc.model), ask)?.0)
+    }
+
+    fn compose(
+        &self,
+        graphs: &[QnnGraph],
+        options: &ComposeOptions,
+        progress: &mut dyn FnMut(ComposeStage),
+    ) -> Result<Composed, QnnError> {
+        let request = Request::Compose;
+        let mut w = Writer::default();
+        write_options(&mut w, options);
+        let sends = |t: &QnnTensor| t.kind == TensorKind::Static;
+        graphs.iter().try_for_each(QnnGraph::check)?;
+        w.list(graphs, |w, g| write_graph(w, g, sends));
+        let sent: Vec<&QnnTensor> = graphs.iter().flat_map(|g| &g.tensors).filter(|t| sends(t)).collect();
+        let bulk_len = sent.iter().filter_map(|t| t.bytes()).sum();
+        let ask = |c: &mut Connection| {
+            let bulk = &mut |out: &mut dyn Write| sent.iter().try_for_each(|t| write_data(t, out));
+            let stage = &mut |head: &[u8]| {
+                // A stage that cannot be read is not worth an error: the answer that follows will tell.
+                if let Ok(stage) = read_stage(&mut Reader::new(head)) {
+                    progress(stage);
+                }
+            };
+            let answer = c.ask(request, &w.0, bulk_len, bulk, stage)?;
+            let finalize_us = c.read(request, &answer.head, |r| r.list(|r| Ok((r.str()?, r.u64()?))))?;
+            Ok(Composed { binary: c.bulk_vec(request, answer.bulk)?, finalize_us })
+        };
+        Ok(self.with(Some(options.soc.model), ask)?.0)
+    }
+
+    fn inspect(&self, binary: &[u8]) -> Result<BinaryInfo, QnnError> {
+        let request = Request::Inspect;
+        let ask = |c: &mut Connection| {
+            let bulk = &mut |out: &mut dyn Write| Ok(out.write_all(binary)?);
+            let answer = c.ask(request, &[], binary.len() as u64, bulk, &mut |_| {})?;
+            c.read(request, &answer.head, read_binary)
+        };
+        Ok(self.with(self.any(), ask)?.0)
+    }
+
+    fn load(&self, binary: &[u8], soc: Option<Soc>) -> Result<(ContextId, BinaryInfo), QnnError> {
+        let request = Request::Load;
+        let model = soc.map(|s| s.model);
+        let ask = |c: &mut Connection| {
+            let bulk = &mut |out: &mut dyn Write| Ok(out.write_all(binary)?);
+            let answer = c.ask(request, &[], binary.len() as u64, bulk, &mut |_| {})?;
+            c.read(request, &answer.head, |r| Ok((r.u32()?, read_binary(r)?)))
+        };
+        let ((id, info), worker) = self.with(model, ask)?;
+        if let (Some(wanted), Some(found)) = (model, info.soc_model)
+            && wanted != found
+        {
+            self.with(model, |c| unload(c, id))?;
+            let (found, wanted) = (Soc::describe(found), Soc::describe(wanted));
+            return Err(QnnError::Mismatch(format!(
+                "the context binary was compiled for {found}, expected one for {wanted}"
+            )));
+        }
+        let mut state = self.state();
+        state.next += 1;
+        let context = ContextId(state.next);
+        state.contexts.insert(context, Loaded { soc: model, worker, id, info: info.clone() });
+        Ok((context, info))
+    }
+
+    fn execute(
+        &self,
+        context: ContextId,
+        graph: &str,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        profile: ProfileLevel,
+    ) -> Result<Vec<ProfileEvent>, QnnError> {
+        let request = Request::Execute;
+        let mut state = self.state();
+        let State { connections, contexts, .. } = &mut *state;
+        let loaded = contexts.get(&context).ok_or_else(|| QnnError::Mismatch("there is no such context".to_owned()))?;
+        let soc = loaded.soc;
+        let known = loaded.info.graphs.iter().map(|g| format!("`{}`", g.name)).collect::<Vec<_>>().join(", ");
+        let unknown = || QnnError::Mismatch(format!("the context has no graph `{graph}`; it has {known}"));
+        let info = loaded.info.graph(graph).ok_or_else(unknown)?;
+        let check = |what: &str, tensors: &[super::types::TensorInfo], sizes: Vec<usize>| {
+            if tensors.len() != sizes.len() {
+                let (found, expected) = (sizes.len(), tensors.len());
+                return Err(QnnError::Mismatch(format!(
+                    "found {found} {what}s of graph `{graph}`, expected {expected}"
+                )));
+            }
+            for (t, size) in tensors.iter().zip(sizes) {
+                if t.bytes() != Some(size as u64) {
+                    return Err(QnnError::Mismatch(format!(
+                        "found {size} bytes for the {what} `{}` of graph `{graph}`, expected {} ({} {:?})",
+                        t.name,
+                        t.bytes().unwrap_or(0),
+                        t.dtype,
+                        t.dims
+                    )));
+                }
+            }
+            Ok(())
+        };
+        check("input", &info.inputs, inputs.iter().map(|b| b.len()).collect())?;
+        check("output", &info.outputs, outputs.iter().map(|b| b.len()).collect())?;
+        let gone = || QnnError::Mismatch("the context is gone: its worker process has ended".to_owned());
+        let (_, connection) = connections.get_mut(&soc).filter(|(w, _)| *w == loaded.worker).ok_or_else(gone)?;
+        let mut w = Writer::default();
+        w.u32(loaded.id).str(graph).u8(level_code(profile));
+        let result = execute(connection, request, &w.0, inputs, outputs);
+        if result.as_ref().is_err_and(crashed) {
+            connections.remove(&soc);
+        }
+        result
+    }
+
+    fn unload(&self, context: ContextId) -> Result<(), QnnError> {
+        let mut state = self.state();
+        let Some(loaded) = state.contexts.remove(&context) else {
+            return Err(QnnError::Mismatch("there is no such context".to_owned()));
+        };
+        match state.connections.get_mut(&loaded.soc) {
+            Some((worker, connection)) if *worker == loaded.worker => unload(connection, loaded.id),
+            // The context went with its worker.
+            _ => Ok(()),
+        }
+    }
+}
+
+fn unload(connection: &mut Connection, id: u32) -> Result<(), QnnError> {
+    let mut w = Writer::default();
+    w.u32(id);
+    connection.ask(Request::Unload, &w.0, 0, &mut |_| Ok(()), &mut |_| {}).map(drop)
+}
+
+fn execute(
+    connection: &mut Connection,
+    request: Request,
+    head: &[u8],
+    inputs: &[&[u8]],
+    outputs: &mut [&mut [u8]],
+) -> Result<Vec<ProfileEvent>, QnnError> {
+    let bulk_len = inputs.iter().map(|b| b.len() as u64).sum();
+    let bulk = &mut |out: &mut dyn Write| inputs.iter().try_for_each(|b| Ok(out.write_all(b)?));
+    let answer = connection.ask(request, head, bulk_len, bulk, &mut |_| {})?;
+    let expected: u64 = outputs.iter().map(|b| b.len() as u64).sum();
+    if answer.bulk != expected {
+        return Err(connection.lost(request, &std::io::ErrorKind::InvalidData.into()));
+    }
+    connection.bulk(request, outputs)?;
+    connection.read(request, &answer.head, |r| r.list(read_event))
+}

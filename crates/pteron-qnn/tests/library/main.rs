@@ -1,0 +1,6 @@
+//! Qualcomm's own library, in every release that is there: a graph is validated, compiled, described, loaded and executed,
+//! and what goes wrong is one sentence.
+
+mod common;
+mod compile;
+mod errors;
