@@ -15,6 +15,7 @@
 //! | cache | tokens `[1, s]`, input_pos `[1]` | caches `[1, Hkv, ctx, D]`, written in place by `aten::index_put_` |
 //! | cache, `use_sdpa_with_kv_cache` | the same | caches `[1, ctx, Hkv, D]`, `llama::update_cache` and `llama::custom_sdpa` |
 //! | static ([`build_static`]) | tokens, mask, positions, caches | products and a softmax under the mask; new keys and values are outputs |
+//! | static, mutable ([`build_static_mutable`]) | tokens `[1, 1]`, input_pos `[1]` | the same, over caches `[ctx, Hkv, D]` that are buffers |
 //!
 //! ```
 //! use pteron_models::{BuildOptions, ModelConfig, SyntheticWeights, build};
@@ -44,6 +45,7 @@ mod weights;
 
 pub use build::{
     CALIBRATE_FORWARD, KV_FORWARD, MASKED, PREFILL_FORWARD, build, build_static, build_static_calibration,
+    build_static_mutable,
 };
 pub use config::{Architecture, ConfigFormat, ModelConfig, RopeConfig, RopeScaling};
 pub use error::ModelError;

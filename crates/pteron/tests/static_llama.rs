@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pteron_exec::{Session, SessionOptions, ValueRef};
 use pteron_models::{
     BuildOptions, CALIBRATE_FORWARD, KV_FORWARD, MASKED, ModelConfig, PREFILL_FORWARD, StaticOptions, SyntheticWeights,
-    build, build_static, build_static_calibration,
+    build, build_static, build_static_calibration, build_static_mutable,
 };
 use pteron_tensor::{Tensor, Tolerance};
 use pteron_testkit::Numbers;
@@ -117,6 +117,18 @@ fn all_methods_give_the_ordinary_models_logits() {
             found.extend(step(&mut session, KV_FORWARD, 1, &[*token], &mut seen));
         }
         same("hybrid", &found);
+
+        let module = build_static_mutable(&config, &weights, &options(None)).unwrap();
+        let mut session = Session::new(Arc::new(module), &SessionOptions::with_threads(2)).unwrap();
+        let mut found = Vec::new();
+        for (i, &token) in long.iter().enumerate() {
+            let (token, pos) = (Tensor::of(&[1, 1], &[token]).unwrap(), Tensor::of(&[1], &[i as i64]).unwrap());
+            let inputs = [ValueRef::Tensor(token.view()), ValueRef::Tensor(pos.view())];
+            let outputs = session.run("forward", &inputs).unwrap();
+            assert_eq!(outputs.tensor(0).unwrap().sizes(), [1, VOCABULARY]);
+            found.extend(outputs.tensor(0).unwrap().to_f64_vec());
+        }
+        same("mutable", &found);
 
         let calibrated = build_static_calibration(&config, &weights, &options(None), tokens.len()).unwrap();
         let mut session = Session::new(Arc::new(calibrated), &SessionOptions::with_threads(2)).unwrap();

@@ -16,6 +16,7 @@ use positions::Positions;
 
 pub use static_llama::{
     CALIBRATE_FORWARD, KV_FORWARD, MASKED, PREFILL_FORWARD, build_static, build_static_calibration,
+    build_static_mutable,
 };
 
 /// What every part of the model needs.

@@ -1,15 +1,20 @@
-//! *Static Llama*: every size is a constant, and the caches are inputs and outputs.
+//! *Static Llama*: every size is a constant.
 //!
-//! The form of ExecuTorch's `examples/qualcomm/oss_scripts/llama`: backends without dynamic sizes run one method for one token
-//! and another for a block of tokens, and the runner moves what is new into the caches between calls.
+//! Backends without dynamic sizes run one method for one token and another for a block of tokens. Caches are inputs and
+//! outputs, and the runner moves what is new into them between calls, as in ExecuTorch's
+//! `examples/qualcomm/oss_scripts/llama`; or they are mutable buffers of a method for one token, as `export_llama --qnn` has it.
 
-use pteron_ir::{Arg, GraphBuilder, MetaValue, Module, Op, TensorType, ValueId, args};
-use pteron_tensor::DType;
+use std::ops::Range;
+use std::sync::Arc;
+
+use pteron_ir::{Arg, Def, GraphBuilder, MetaValue, Module, Op, TensorType, ValueId, args};
+use pteron_tensor::{CastSource, DType, SourceError, TensorSource, check_rows};
 
 use super::{Build, call, int};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::limits::MAX_ELEMENTS;
+use crate::metadata;
 use crate::options::{BuildOptions, StaticOptions};
 use crate::rope::RopeTable;
 use crate::weights::Weights;
@@ -30,6 +35,17 @@ pub const MASKED: f32 = -255.0;
 struct Shape {
     ar: usize,
     past: usize,
+}
+
+/// Where earlier keys, or earlier values, of a layer are.
+#[derive(Clone, Copy)]
+enum Past {
+    /// There are none.
+    None,
+    /// In an input.
+    Input(ValueId),
+    /// In a buffer, in which new rows are written at these positions.
+    Buffer(ValueId),
 }
 
 /// Captures the model as [`KV_FORWARD`] and, if [`StaticOptions::prefill_ar_len`] is given, [`PREFILL_FORWARD`], with the
@@ -79,6 +95,44 @@ pub fn build_static_calibration(
     of_shapes(config, weights, options, &[(CALIBRATE_FORWARD, Shape { ar: tokens, past: 0 })])
 }
 
+/// Captures the model as one method `forward` for one token, whose caches are mutable buffers `[c, Hkv, D]`.
+///
+/// Inputs are `tokens` i64 `[1, 1]` and `input_pos` i64 `[1]`; the output is logits `[1, vocab_size]`. The constant methods are
+/// those of [`crate::build`]. It has the modules of [`build_static_calibration`]'s graph but for the caches and the mask.
+///
+/// # Errors
+/// As of [`build_static`].
+pub fn build_static_mutable(
+    config: &ModelConfig,
+    weights: &dyn Weights,
+    options: &StaticOptions,
+) -> Result<Module, ModelError> {
+    config.validate()?;
+    options.validate(config)?;
+    let inner = ordinary_options(options);
+    let build = Build { config, options: &inner, weights };
+    let mut module = Module::new(config.architecture.class_name());
+    let mut b = GraphBuilder::new(&mut module, "forward");
+    let logits = build.mutable_forward(&mut b)?;
+    b.finish(&[logits]);
+    metadata::write(&mut module, config, &inner);
+    Ok(module)
+}
+
+/// The options of the ordinary form that say the same.
+fn ordinary_options(options: &StaticOptions) -> BuildOptions {
+    BuildOptions {
+        dtype: options.dtype,
+        use_kv_cache: true,
+        dynamic_shape: false,
+        max_seq_length: options.max_context_length,
+        max_context_length: options.max_context_length,
+        tokens: options.tokens.clone(),
+        metadata: options.metadata.clone(),
+        ..BuildOptions::default()
+    }
+}
+
 fn of_shapes(
     config: &ModelConfig,
     weights: &dyn Weights,
@@ -87,14 +141,7 @@ fn of_shapes(
 ) -> Result<Module, ModelError> {
     config.validate()?;
     options.validate(config)?;
-    let inner = BuildOptions {
-        dtype: options.dtype,
-        use_kv_cache: true,
-        dynamic_shape: false,
-        max_seq_length: options.max_context_length,
-        max_context_length: options.max_context_length,
-        ..BuildOptions::default()
-    };
+    let inner = ordinary_options(options);
     let build = Build { config, options: &inner, weights };
     let mut module = Module::new(config.architecture.class_name());
     for (name, shape) in shapes {
@@ -122,14 +169,7 @@ impl StaticOptions {
             let expected = format!("an integer from 2 to {} (less than max_context_length)", context - 1);
             return fail("prefill_ar_len", ar.to_string(), expected);
         }
-        let ordinary = BuildOptions {
-            dtype: self.dtype,
-            use_kv_cache: true,
-            max_seq_length: context,
-            max_context_length: context,
-            ..BuildOptions::default()
-        };
-        ordinary.validate(config)?;
+        ordinary_options(self).validate(config)?;
         let rows = self.prefill_ar_len.unwrap_or(1) as u64;
         if rows * config.vocab_size as u64 > MAX_ELEMENTS {
             return fail("prefill_ar_len", rows.to_string(), format!("logits of at most {MAX_ELEMENTS} elements"));
@@ -139,6 +179,41 @@ impl StaticOptions {
             return fail("max_context_length", context.to_string(), expected);
         }
         Ok(())
+    }
+}
+
+/// Attention of a layer: from its normed input to what it adds.
+type Attention<'a> =
+    dyn FnMut(&Build<'_>, &mut GraphBuilder<'_>, usize, ValueId, Rotary) -> Result<ValueId, ModelError> + 'a;
+
+/// A mask f32 `[positions, positions]`: row `p` is 0 up to column `p` and [`MASKED`] behind it.
+#[derive(Debug)]
+struct CausalMask {
+    shape: [usize; 2],
+}
+
+impl TensorSource for CausalMask {
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [u8]) -> Result<(), SourceError> {
+        check_rows(self, &rows, out)?;
+        let width = self.shape[1];
+        for (row, out) in rows.zip(out.chunks_exact_mut((width * size_of::<f32>()).max(1))) {
+            for (column, out) in out.chunks_exact_mut(size_of::<f32>()).enumerate() {
+                out.copy_from_slice(&if column <= row { 0.0f32 } else { MASKED }.to_le_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn label(&self) -> &str {
+        "mask"
     }
 }
 
@@ -165,7 +240,51 @@ impl Build<'_> {
         let k_caches = caches("k_cache", [1, c.n_kv_heads, c.head_dim, shape.past]);
         let v_caches = caches("v_cache", [1, c.n_kv_heads, shape.past, c.head_dim]);
 
+        let past = |caches: &[ValueId], layer: usize| caches.get(layer).map_or(Past::None, |&v| Past::Input(v));
         let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let logits = self.layers(b, tokens, pos, ar, &mut |build, b, layer, x, rotary| {
+            let past = [past(&k_caches, layer), past(&v_caches, layer)];
+            let (out, k, v) = build.static_attention(b, x, rotary, mask, past, pos, shape)?;
+            keys.push(k);
+            values.push(v);
+            Ok(out)
+        })?;
+        Ok(std::iter::once(logits).chain(keys).chain(values).collect())
+    }
+
+    /// The logits of one token.
+    fn mutable_forward(&self, b: &mut GraphBuilder<'_>) -> Result<ValueId, ModelError> {
+        let (c, context) = (self.config, self.options.max_context_length);
+        let tokens = b.input("tokens", TensorType::fixed(DType::I64, &[1, 1]));
+        let pos = b.input("input_pos", TensorType::fixed(DType::I64, &[1]));
+        let mask = b.scope("mask", |b| {
+            let table = self.shared_table(b, CausalMask { shape: [context, context] });
+            let row = call(b, Op::Index, [table.into(), Arg::tensors(&[pos])])?;
+            call(b, Op::ViewCopy, args![row, Arg::ints(&[1, 1, 1, int(context)])])
+        })?;
+        let shape = Shape { ar: 1, past: context - 1 };
+        let logits = self.layers(b, tokens, pos, 1, &mut |build, b, _, x, rotary| {
+            let past = ["k_cache", "v_cache"].map(|name| {
+                let name = b.path_of(&format!("kv_cache.{name}"));
+                let ty = TensorType::fixed(build.options.dtype, &[context, c.n_kv_heads, c.head_dim]);
+                let buffer = b.module_mut().add_buffer(&name, ty);
+                Past::Buffer(b.buffer(buffer))
+            });
+            Ok(build.static_attention(b, x, rotary, mask, past, pos, shape)?.0)
+        })?;
+        b.scope("lm_head", |b| call(b, Op::ViewCopy, args![logits, Arg::ints(&[1, int(c.vocab_size)])]))
+    }
+
+    /// From tokens to logits, with `attention` for that of each layer.
+    fn layers(
+        &self,
+        b: &mut GraphBuilder<'_>,
+        tokens: ValueId,
+        pos: ValueId,
+        ar: usize,
+        attention: &mut Attention<'_>,
+    ) -> Result<ValueId, ModelError> {
+        let c = self.config;
         let (x, embedding) = b.scope("model", |b| {
             let (mut x, embedding) = b.scope("embed_tokens", |b| {
                 let weight = self.weight(b, &[c.vocab_size, c.dim])?;
@@ -173,15 +292,9 @@ impl Build<'_> {
             })?;
             let rotary = self.rotary(b, pos, ar)?;
             for layer in 0..c.n_layers {
-                let past = k_caches.get(layer).copied().zip(v_caches.get(layer).copied());
                 x = b.scope(&format!("layers.{layer}"), |b| {
                     let normed = b.scope("input_layernorm", |b| self.norm(b, x, c.dim))?;
-                    let attended = b.scope("self_attn", |b| {
-                        let (out, k, v) = self.static_attention(b, normed, rotary, mask, past, shape)?;
-                        keys.push(k);
-                        values.push(v);
-                        Ok::<_, ModelError>(out)
-                    })?;
+                    let attended = b.scope("self_attn", |b| attention(self, b, layer, normed, rotary))?;
                     let x = call(b, Op::Add, args![x, attended])?;
                     let normed = b.scope("post_attention_layernorm", |b| self.norm(b, x, c.dim))?;
                     let fed = b.scope("mlp", |b| self.feed_forward(b, normed))?;
@@ -191,14 +304,24 @@ impl Build<'_> {
             let x = b.scope("norm", |b| self.norm(b, x, c.dim))?;
             Ok::<_, ModelError>((x, embedding))
         })?;
-        let logits = b.scope("lm_head", |b| {
+        b.scope("lm_head", |b| {
             let weight = match c.tie_word_embeddings {
                 true => embedding,
                 false => self.weight(b, &[c.vocab_size, c.dim])?,
             };
             call(b, Op::Linear, args![x, weight])
-        })?;
-        Ok(std::iter::once(logits).chain(keys).chain(values).collect())
+        })
+    }
+
+    /// A computed constant as the weight of the present module, in the model's element type.
+    fn shared_table(&self, b: &mut GraphBuilder<'_>, table: impl TensorSource + 'static) -> ValueId {
+        let name = b.path_of("weight");
+        let known = b.module_mut().constant_named(&name);
+        let id = known.unwrap_or_else(|| {
+            let table = CastSource::wrap(Arc::new(table), self.options.dtype);
+            b.module_mut().add_constant(&name, table)
+        });
+        b.constant(id)
     }
 
     fn rotary(&self, b: &mut GraphBuilder<'_>, pos: ValueId, ar: usize) -> Result<Rotary, ModelError> {
@@ -206,13 +329,7 @@ impl Build<'_> {
         let [cos_table, sin_table] = RopeTable::pair(&c.rope, c.head_dim, self.options.max_context_length);
         let mut rows = |name: &str, table: RopeTable| {
             b.scope(name, |b| {
-                let name = b.path_of("weight");
-                let known = b.module_mut().constant_named(&name);
-                let id = known.unwrap_or_else(|| {
-                    let table = pteron_tensor::CastSource::wrap(std::sync::Arc::new(table), self.options.dtype);
-                    b.module_mut().add_constant(&name, table)
-                });
-                let table = b.constant(id);
+                let table = self.shared_table(b, table);
                 let rows = call(b, Op::Index, [table.into(), Arg::tensors(&[pos])])?;
                 call(b, Op::ViewCopy, args![rows, Arg::ints(&[1, int(ar), 1, int(c.head_dim / 2)])])
             })
@@ -227,7 +344,8 @@ impl Build<'_> {
         x: ValueId,
         rotary: Rotary,
         mask: ValueId,
-        past: Option<(ValueId, ValueId)>,
+        [past_keys, past_values]: [Past; 2],
+        pos: ValueId,
         shape: Shape,
     ) -> Result<(ValueId, ValueId, ValueId), ModelError> {
         let c = self.config;
@@ -246,14 +364,9 @@ impl Build<'_> {
         }
         let q = b.scope("q_rope", |b| self.rotated(b, q, rotary))?;
         let k = b.scope("k_rope", |b| self.rotated(b, k, rotary))?;
-        let (k, keys) = b.scope("k_cache", |b| {
-            let k = call(b, Op::PermuteCopy, args![k, Arg::ints(&[0, 2, 3, 1])])?;
-            Ok::<_, ModelError>((k, joined(b, past.map(|p| p.0), k, 3)?))
-        })?;
-        let (v, values) = b.scope("v_cache", |b| {
-            let v = call(b, Op::PermuteCopy, args![v, Arg::ints(&[0, 2, 1, 3])])?;
-            Ok::<_, ModelError>((v, joined(b, past.map(|p| p.1), v, 2)?))
-        })?;
+        let (keys_order, values_order): ([i64; 4], [i64; 4]) = ([0, 2, 3, 1], [0, 2, 1, 3]);
+        let (k, keys) = b.scope("k_cache", |b| self.cached_rows(b, k, past_keys, pos, keys_order))?;
+        let (v, values) = b.scope("v_cache", |b| self.cached_rows(b, v, past_values, pos, values_order))?;
         let out = b.scope("sdpa", |b| {
             // Query heads that share a key head are neighbours: they are rows of one product, and no key is repeated.
             let rows = int(c.n_heads / c.n_kv_heads) * ar;
@@ -275,6 +388,38 @@ impl Build<'_> {
         Ok((self.linear(b, "o_proj", out, c.dim, c.q_dim(), c.o_bias)?, k, v))
     }
 
+    /// New rows `[1, n, Hkv, D]` with their dimensions in `order`, and behind what is past.
+    fn cached_rows(
+        &self,
+        b: &mut GraphBuilder<'_>,
+        new: ValueId,
+        past: Past,
+        pos: ValueId,
+        order: [i64; 4],
+    ) -> Result<(ValueId, ValueId), ModelError> {
+        // Where the tokens went.
+        let along = order.iter().position(|&d| d == 1).unwrap_or(0);
+        match past {
+            Past::None | Past::Input(_) => {
+                let new = call(b, Op::PermuteCopy, args![new, Arg::ints(&order)])?;
+                let all = match past {
+                    Past::Input(past) => call(b, Op::Cat, [Arg::tensors(&[past, new]), int(along).into()])?,
+                    Past::None | Past::Buffer(_) => new,
+                };
+                Ok((new, all))
+            }
+            Past::Buffer(old) => {
+                let Def::Buffer(buffer) = b.graph().values[old].def else { return Ok((new, new)) };
+                let (heads, head) = (int(self.config.n_kv_heads), int(self.config.head_dim));
+                let rows = call(b, Op::ViewCopy, args![new, Arg::ints(&[1, heads, head])])?;
+                let next = call(b, Op::IndexPutInto, [old.into(), Arg::tensors(&[pos]), rows.into()])?;
+                b.write_back(buffer, next);
+                let order: Vec<i64> = order[1..].iter().map(|d| d - 1).collect();
+                Ok((rows, call(b, Op::PermuteCopy, args![next, Arg::ints(&order)])?))
+            }
+        }
+    }
+
     /// Rotary embedding of `[1, n, heads, D]` by halves.
     fn rotated(&self, b: &mut GraphBuilder<'_>, x: ValueId, rotary: Rotary) -> Result<ValueId, ModelError> {
         let (half, end) = (int(self.config.head_dim / 2), int(self.config.head_dim));
@@ -286,14 +431,6 @@ impl Build<'_> {
         let (a, c) = (call(b, Op::Mul, args![second, cos])?, call(b, Op::Mul, args![first, sin])?);
         let right = call(b, Op::Add, args![a, c])?;
         call(b, Op::Cat, [Arg::tensors(&[left, right]), 3i64.into()])
-    }
-}
-
-/// What is past followed by what is new.
-fn joined(b: &mut GraphBuilder<'_>, past: Option<ValueId>, new: ValueId, dim: i64) -> Result<ValueId, ModelError> {
-    match past {
-        None => Ok(new),
-        Some(past) => call(b, Op::Cat, [Arg::tensors(&[past, new]), dim.into()]),
     }
 }
 
