@@ -9,7 +9,9 @@
 mod error;
 pub mod graph;
 mod host;
+pub mod lower;
 pub mod names;
+pub mod partition;
 pub mod soc;
 #[cfg(target_os = "linux")]
 mod sys;

@@ -6,6 +6,7 @@
 mod check;
 mod dtype;
 mod encoding;
+mod text;
 
 use std::fmt;
 use std::sync::Arc;
