@@ -48,8 +48,8 @@ pub struct Delegate {
     pub payload: std::sync::Arc<[u8]>,
     /// Key and value of each compile spec.
     pub compile_specs: Vec<(Box<str>, Vec<u8>)>,
-    /// Named data that the payload refers to.
-    pub named_data: Vec<(Box<str>, std::sync::Arc<[u8]>)>,
+    /// Named data that the payload refers to: the bytes of each source in row-major order.
+    pub named_data: Vec<(Box<str>, SharedSource)>,
 }
 
 /// A value that a constant method returns.

@@ -519,8 +519,12 @@ impl fmt::Display for DelegateBody<'_> {
         for (key, value) in &d.compile_specs {
             write!(f, " spec {} = {}", Quoted(key), Blob(value))?;
         }
-        for (key, value) in &d.named_data {
-            write!(f, " data {} = {}", Quoted(key), Blob(value))?;
+        for (key, source) in &d.named_data {
+            write!(f, " data {} = ", Quoted(key))?;
+            match source.as_slice() {
+                Some(bytes) => write!(f, "{}", Blob(bytes))?,
+                None => write!(f, "{} bytes", source.byte_len())?,
+            }
         }
         Ok(())
     }

@@ -1,10 +1,11 @@
 //! The backend that executes payloads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pteron_exec::{Context, DelegateFactory, DelegateInstance, Fuel, NoHook, Session, SessionOptions, ValueRef};
 use pteron_ir::{Delegate, Module};
-use pteron_tensor::{DType, Shape, View, ViewMut};
+use pteron_tensor::{Shape, SharedSource, View, ViewMut};
 use smallvec::SmallVec;
 
 use crate::lift::{METHOD, lift};
@@ -54,7 +55,8 @@ impl DelegateFactory for XnnpackBackend {
         max_memory: u64,
     ) -> Result<Box<dyn DelegateInstance>, String> {
         let payload = Payload::parse(&delegate.payload).map_err(|e| e.to_string())?;
-        let named = |key: &str| delegate.named_data.iter().find(|d| d.0.as_ref() == key).map(|d| Arc::clone(&d.1));
+        let named: BTreeMap<&str, &SharedSource> = delegate.named_data.iter().map(|(k, s)| (k.as_ref(), s)).collect();
+        let named = |key: &str| named.get(key).map(|&s| Arc::clone(s));
         let module = Arc::new(lift(&payload, &delegate.payload, &named).map_err(|e| e.to_string())?);
         let options = SessionOptions {
             max_memory: self.max_memory.min(max_memory),
@@ -81,8 +83,11 @@ fn at_least_one_dimension(sizes: &[usize]) -> Shape {
 impl Instance {
     fn sizes(&mut self, inputs: &[View<'_>]) -> Result<Vec<Shape>, String> {
         for (i, v) in inputs.iter().enumerate() {
-            if v.dtype() != DType::F32 {
-                return Err(format!("input {i} is {}, expected f32", v.dtype()));
+            let expected = self.module.graph(METHOD).and_then(|g| g.ty(*g.inputs.get(i)?).as_tensor().map(|t| t.dtype));
+            if let Some(expected) = expected
+                && v.dtype() != expected
+            {
+                return Err(format!("input {i} is {}, expected {expected}", v.dtype()));
             }
             if !v.is_contiguous() {
                 return Err(format!(
@@ -125,14 +130,14 @@ impl DelegateInstance for Instance {
             return Err(format!("the payload has {} outputs, {} given", sizes.len(), outputs.len()));
         }
         for (i, (s, o)) in sizes.iter().zip(outputs.iter()).enumerate() {
-            if *s != at_least_one_dimension(o.sizes()) || o.dtype() != DType::F32 {
-                return Err(format!("output {i} is {}{:?}, expected f32{s:?}", o.dtype(), o.sizes()));
+            if *s != at_least_one_dimension(o.sizes()) {
+                return Err(format!("output {i} is {}{:?}, expected {s:?}", o.dtype(), o.sizes()));
             }
         }
         let mut given: SmallVec<[ValueRef<'_>; 4]> = SmallVec::new();
         for v in inputs {
             let v = if v.rank() == 0 {
-                View::new(DType::F32, &[1], &[1], v.bytes()).map_err(|e| e.to_string())?
+                View::new(v.dtype(), &[1], &[1], v.bytes()).map_err(|e| e.to_string())?
             } else {
                 *v
             };
@@ -141,6 +146,9 @@ impl DelegateInstance for Instance {
         let results = self.session.run_fuelled(METHOD, &given, &mut NoHook, fuel).map_err(|e| e.to_string())?;
         for (i, out) in outputs.iter_mut().enumerate() {
             let result = results.tensor(i).ok_or_else(|| format!("output {i} is no tensor"))?;
+            if result.dtype() != out.dtype() {
+                return Err(format!("output {i} is {}, the payload computes {}", out.dtype(), result.dtype()));
+            }
             if let (Some(from), Some(to)) = (result.as_slice::<f32>(), out.as_slice_mut::<f32>()) {
                 to.copy_from_slice(from);
                 continue;

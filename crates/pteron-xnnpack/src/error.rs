@@ -32,6 +32,12 @@ pub enum XnnpackError {
         /// The key.
         key: String,
     },
+    /// A constant that cannot be read.
+    #[error("{reason}")]
+    Source {
+        /// Why, a sentence that names it.
+        reason: String,
+    },
     /// A valid payload that cannot be executed yet.
     #[error("{what}")]
     Unsupported {
@@ -48,6 +54,12 @@ pub enum XnnpackError {
         /// What does not fit.
         source: InferError,
     },
+}
+
+impl From<pteron_tensor::SourceError> for XnnpackError {
+    fn from(e: pteron_tensor::SourceError) -> XnnpackError {
+        XnnpackError::Source { reason: e.to_string() }
+    }
 }
 
 impl XnnpackError {

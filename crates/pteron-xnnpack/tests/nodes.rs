@@ -287,20 +287,6 @@ fn refused(g: &Graph) -> XnnpackError {
 }
 
 #[test]
-fn quantized_values_are_refused_by_name() {
-    for (code, name) in [(3, "qint8"), (6, "qcint8"), (9, "qdint8"), (10, "qbint4")] {
-        let mut g = graph(&[&[2, 4]], &[], &[2, 4], ids(18, &[0, 1]));
-        g.values[1].0 = code;
-        let expected = format!("quantized XNNPACK payloads are not supported yet (value 1 is {name})");
-        assert_eq!(refused(&g).to_string(), expected);
-        assert!(Payload::parse(&g.blob()).is_ok());
-    }
-    let mut g = graph(&[&[2, 4]], &[], &[2, 4], ids(18, &[0, 1]));
-    g.values[1].0 = 2;
-    assert!(refused(&g).to_string().contains("fp16 values are not supported yet (value 1)"));
-}
-
-#[test]
 fn kinds_without_an_operator_are_refused_by_name() {
     let slots = vec![(0, Slot::Float(1.0)), (1, Slot::Id(0)), (2, Slot::Id(1))];
     let g = graph(&[&[2, 4]], &[], &[2, 4], NodeSpec { code: 29, slots, range: None });

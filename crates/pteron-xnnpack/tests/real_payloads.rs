@@ -128,7 +128,7 @@ fn inputs_may_be_smaller_than_declared() {
     let payload = Payload::parse(&delegate.payload).unwrap();
     let ConstantBytes::Named(key) = &payload.constants[1].bytes else { panic!() };
     let w = &delegate.named_data.iter().find(|n| n.0.as_ref() == key).unwrap().1;
-    let w: Vec<f32> = bytemuck::pod_collect_to_vec(w);
+    let w: Vec<f32> = bytemuck::pod_collect_to_vec(w.as_slice().unwrap());
     let x: Vec<f64> = row(2).map(f64::from).collect();
     let expected: Vec<f64> = w.chunks(64).map(|r| r.iter().zip(&x).map(|(&a, b)| f64::from(a) * b).sum()).collect();
     Tolerance::KERNEL_F32.check(&expected, &one[0]).unwrap();
@@ -159,7 +159,7 @@ fn absent_named_data_is_named() {
     assert!(matches!(module_of(&d), Err(XnnpackError::MissingData { .. })));
     let mut d = delegates(MLP[0]).remove(0);
     for n in &mut d.named_data {
-        n.1 = Arc::from(&n.1[..4]);
+        n.1 = common::source(&n.0, &n.1.as_slice().unwrap()[..4]);
     }
     let e = module_of(&d).unwrap_err().to_string();
     assert!(e.contains("4 bytes") && e.contains("room for f32"), "{e}");

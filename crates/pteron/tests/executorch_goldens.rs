@@ -180,6 +180,10 @@ fn a_bundled_program_carries_its_own_test() {
 
 /// Replays the recorded steps of a language model. Gives their number.
 fn steps(program: &mut Program, golden: &Json) -> usize {
+    steps_within(program, golden, Tolerance::GOLDEN_F32)
+}
+
+fn steps_within(program: &mut Program, golden: &Json, class: Tolerance) -> usize {
     let steps = golden["steps"].as_array().unwrap();
     for (i, step) in steps.iter().enumerate() {
         let tokens: Vec<i64> = numbers(&step["tokens"]).into_iter().map(|t| t as i64).collect();
@@ -193,9 +197,28 @@ fn steps(program: &mut Program, golden: &Json) -> usize {
         let found = logits.view().to_f64_vec();
         let expected = numbers(&step["logits"]);
         let last = &found[found.len() - expected.len()..];
-        Tolerance::GOLDEN_F32.check(&expected, last).unwrap_or_else(|m| panic!("step {i}: {m}"));
+        class.check(&expected, last).unwrap_or_else(|m| panic!("step {i}: {m}"));
     }
     steps.len()
+}
+
+/// Programs whose linear layers XNNPACK computed from 8-bit activations and 4-bit or 8-bit weights. Its integer kernels round
+/// elsewhere, so that now and then an activation's code differs by one.
+#[test]
+fn language_models_of_quantized_payloads() {
+    let variants = [
+        "v4_8da4w_xnn",
+        "v4b_8da4w_xnn_ext",
+        "v4d_8da4w_xnn_emb8",
+        "v4e_8da4w_xnn_emb4",
+        "v5_pt2e_xnn_dyn",
+        "v5b_pt2e_xnn_dyn_qc4",
+    ];
+    for name in variants {
+        let mut program = open(&format!("executorch/{name}.pte"), &[]);
+        let golden = read(&format!("executorch/golden/{name}.json"));
+        assert_eq!(steps_within(&mut program, &golden, Tolerance::REORDERED_MODEL_F32), 4, "{name}");
+    }
 }
 
 #[test]

@@ -106,7 +106,10 @@ impl Parser<'_> {
             } else if self.eat_word("data")? {
                 let key = self.string("a key")?;
                 self.expect("=")?;
-                named_data.push((key.into(), self.blob()?.into()));
+                let bytes = self.blob()?;
+                let source = MemorySource::of(&key, &[bytes.len()], &bytes)
+                    .map_err(|e| invalid(self.position, e.to_string()))?;
+                named_data.push((key.into(), Arc::new(source) as pteron_tensor::SharedSource));
             } else {
                 break;
             }

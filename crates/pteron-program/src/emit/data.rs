@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pteron_ir::{ConstData, ConstId, Constant, DelegateId, Id, Module, TensorType};
 use pteron_pte::{PtdSpec, SegmentSpec, SubsegmentOffsets, TensorLayout};
-use pteron_tensor::SharedSource;
+use pteron_tensor::{SharedSource, read_all};
 
 use super::EmitOptions;
 use crate::convert::scalar_type_of;
@@ -66,6 +66,17 @@ fn identity(source: &SharedSource, ty: &TensorType, bytes: u64) -> Result<Vec<Id
     Ok(out)
 }
 
+/// True if two sources give the same bytes.
+fn same_bytes(a: &SharedSource, b: &SharedSource) -> Result<bool, EmitError> {
+    if Arc::ptr_eq(a, b) {
+        return Ok(true);
+    }
+    if a.byte_len() != b.byte_len() {
+        return Ok(false);
+    }
+    Ok(*read_all(a.as_ref())? == *read_all(b.as_ref())?)
+}
+
 /// A segment of tensors, each at an aligned offset and each once.
 #[derive(Default)]
 struct TensorSegment {
@@ -111,7 +122,8 @@ pub(super) struct DataPool<'m> {
     external: Vec<ConstId>,
     delegates: Vec<Arc<[u8]>>,
     delegate_index: BTreeMap<DelegateId, u32>,
-    named: Vec<(String, Arc<[u8]>)>,
+    named: Vec<(String, SharedSource)>,
+    named_index: BTreeMap<String, usize>,
 }
 
 /// Where a constant's bytes are.
@@ -133,6 +145,7 @@ impl<'m> DataPool<'m> {
             delegates: Vec::new(),
             delegate_index: BTreeMap::new(),
             named: Vec::new(),
+            named_index: BTreeMap::new(),
         }
     }
 
@@ -192,13 +205,16 @@ impl<'m> DataPool<'m> {
             return Ok(i);
         }
         let d = &self.module.delegates[id];
-        for (key, bytes) in &d.named_data {
-            match self.named.iter().find(|n| n.0 == key.as_ref()).map(|n| &n.1) {
-                Some(other) if !Arc::ptr_eq(other, bytes) && other != bytes => {
+        for (key, source) in &d.named_data {
+            match self.named_index.get(key.as_ref()).and_then(|&i| self.named.get(i)) {
+                Some((_, other)) if !same_bytes(other, source)? => {
                     return Err(EmitError::NamedData { key: key.to_string() });
                 }
                 Some(_) => {}
-                None => self.named.push((key.to_string(), Arc::clone(bytes))),
+                None => {
+                    self.named_index.insert(key.to_string(), self.named.len());
+                    self.named.push((key.to_string(), Arc::clone(source)));
+                }
             }
         }
         let same = self.delegates.iter().position(|b| Arc::ptr_eq(b, &d.payload) || **b == *d.payload);
@@ -231,25 +247,25 @@ impl<'m> DataPool<'m> {
         }
         let first_delegate = u32::try_from(specs.len()).unwrap_or(u32::MAX);
         let mut delegate_bytes = 0;
-        let mut blob = |specs: &mut Vec<SegmentSpec>, name: &str, bytes: &Arc<[u8]>| {
-            let len = bytes.len() as u64;
+        let mut blob = |specs: &mut Vec<SegmentSpec>, name: &str, len: u64, data: PieceData| {
             delegate_bytes += len;
-            let data = PieceData::Bytes(Arc::clone(bytes));
             pieces.push((specs.len(), Piece { name: name.to_owned(), offset: 0, len, data }));
             specs.push(SegmentSpec::new(len));
             u32::try_from(specs.len() - 1).unwrap_or(u32::MAX)
         };
         for b in &self.delegates {
-            blob(&mut specs, "delegate", b);
+            blob(&mut specs, "delegate", b.len() as u64, PieceData::Bytes(Arc::clone(b)));
         }
         let mut named: Vec<(String, u32)> = Vec::new();
-        let mut seen: BTreeMap<&[u8], u32> = BTreeMap::new();
-        for (key, bytes) in &self.named {
-            let index = match seen.get(&**bytes) {
+        let mut seen: BTreeMap<Identity, u32> = BTreeMap::new();
+        for (key, source) in &self.named {
+            let (len, ty) = (source.byte_len() as u64, TensorType::fixed(source.dtype(), source.shape()));
+            let keys = identity(source, &ty, len)?;
+            let index = match keys.iter().find_map(|k| seen.get(k)) {
                 Some(&i) => i,
-                None => blob(&mut specs, key, bytes),
+                None => blob(&mut specs, key, len, PieceData::Tensor(Arc::clone(source), ty)),
             };
-            seen.insert(bytes, index);
+            seen.extend(keys.into_iter().map(|k| (k, index)));
             named.push((key.clone(), index));
         }
         let mut external = Vec::new();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pteron_ir::{Buffer, BufferId, ConstData, ConstId, Constant, Delegate, DelegateId, Module, TensorType};
 use pteron_pte::{BackendDelegate, ParsedHead, Storage, Tensor};
 use pteron_tensor::{
-    ByteSource, DimOrder, RangeSource, Shape, SharedSource, SourceError, TensorSource, check_rows, strides_for,
+    ByteSource, DType, DimOrder, RangeSource, Shape, SharedSource, SourceError, TensorSource, check_rows, strides_for,
 };
 
 use super::LiftOptions;
@@ -31,7 +31,7 @@ type Range64 = (u64, u64);
 /// Backend, payload and compile specs.
 type DelegateKey = (String, Range64, Vec<(String, Vec<u8>)>);
 
-type NamedBlobs = Vec<(Box<str>, Arc<[u8]>)>;
+type NamedBlobs = Vec<(Box<str>, SharedSource)>;
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Bytes {
@@ -183,13 +183,16 @@ impl<'f> Shared<'f> {
             Some(n) => n.clone(),
             None => {
                 let mut all = NamedBlobs::new();
-                let mut seen: BTreeMap<u32, Arc<[u8]>> = BTreeMap::new();
+                let mut seen: BTreeMap<u32, SharedSource> = BTreeMap::new();
                 for n in &self.head.program().named_data {
                     let bytes = match seen.get(&n.segment_index) {
                         Some(b) => Arc::clone(b),
                         None => {
                             let r = self.head.segment_range(n.segment_index).ok_or("named data without a segment")?;
-                            let b: Arc<[u8]> = read_range(self.bytes.as_ref(), &r).map_err(|e| e.to_string())?.into();
+                            let len = usize::try_from(r.end.saturating_sub(r.start)).map_err(|e| e.to_string())?;
+                            let b = RangeSource::new(&n.key, DType::U8, &[len], Arc::clone(&self.bytes), r.start)
+                                .map_err(|e| e.to_string())?;
+                            let b: SharedSource = Arc::new(b);
                             seen.insert(n.segment_index, Arc::clone(&b));
                             b
                         }

@@ -1,52 +1,31 @@
 //! From a payload to a graph of operators.
 
+mod constants;
 mod nodes;
+mod quantized;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pteron_ir::{Arg, ConstId, GraphBuilder, Module, Op, SymInt, TensorType, ValueId};
-use pteron_tensor::{ByteSource, DType, RangeSource, SharedSource, SourceError};
+use pteron_tensor::{DType, SharedSource};
 
 use crate::error::XnnpackError;
-use crate::payload::{ConstantBytes, Datatype, Node, Payload, Value, ValueIndex};
+use crate::payload::{Node, Payload, ValueIndex};
+use quantized::Kind;
 
 /// Name of the one graph of a lifted payload.
 pub const METHOD: &str = "forward";
-
-/// Bytes in memory: a blob or an entry of the named data.
-#[derive(Debug)]
-struct SharedBytes(Arc<[u8]>);
-
-impl ByteSource for SharedBytes {
-    fn len(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), SourceError> {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let end = start.saturating_add(out.len());
-        let Some(from) = self.0.get(start..end) else {
-            return Err(SourceError::OutOfRange {
-                what: "XNNPACK constant".to_owned(),
-                start: offset,
-                end: end as u64,
-                len: self.0.len() as u64,
-            });
-        };
-        out.copy_from_slice(from);
-        Ok(())
-    }
-
-    fn as_slice(&self) -> Option<&[u8]> {
-        Some(&self.0)
-    }
-}
 
 /// A payload as a module with the one graph [`METHOD`]: inputs and outputs in the order of the delegate call's arguments.
 /// `blob` is what `payload` was parsed from, `named` finds named data by key. Constants are not copied.
 ///
 /// The payload declares the largest sizes of inputs; a dimension of the graph's inputs that is not 1 may have any size from
-/// 1 to the declared one. Values must be f32.
+/// 1 to the declared one.
+///
+/// Values are f32. One that the payload declares quantized goes through its codes: `qdint8`, whose scales are chosen at run
+/// time, by [`Op::ConvertQd8`], one with a scale and zero point of its own by `quantize_per_tensor`; constants are dequantized.
+/// The kernels of XNNPACK add the products of codes as integers, which in exact arithmetic is the same number.
 ///
 /// # Errors
 /// [`XnnpackError::Unsupported`] for values of other types and kinds of nodes that have no operator, other variants if the
@@ -54,19 +33,22 @@ impl ByteSource for SharedBytes {
 pub fn lift(
     payload: &Payload,
     blob: &Arc<[u8]>,
-    named: &dyn Fn(&str) -> Option<Arc<[u8]>>,
+    named: &dyn Fn(&str) -> Option<SharedSource>,
 ) -> Result<Module, XnnpackError> {
-    for v in &payload.values {
-        check_type(v)?;
-    }
+    let kinds = payload.values.iter().map(Kind::of).collect::<Result<Vec<_>, _>>()?;
     let mut module = Module::new("xnnpack");
-    let mut constants: Vec<Option<ConstId>> = Vec::with_capacity(payload.values.len());
-    for v in &payload.values {
+    let mut constants: Vec<Option<Constant>> = Vec::with_capacity(payload.values.len());
+    for (v, kind) in payload.values.iter().zip(&kinds) {
         constants.push(match v.constant {
             None => None,
             Some(i) => {
-                let source = constant(payload, v, i, blob, named)?;
-                Some(module.add_constant(source.label(), Arc::clone(&source)))
+                let source = constants::elements(payload, v, i, blob, named)?;
+                let codes = module.add_constant(source.label(), Arc::clone(&source));
+                let scales = match constants::scales(payload, v, kind.counts(), blob, named)? {
+                    None => None,
+                    Some(s) => Some(module.add_constant(s.label(), Arc::clone(&s))),
+                };
+                Some(Constant { elements: codes, scales })
             }
         });
     }
@@ -74,7 +56,10 @@ pub fn lift(
         payload,
         b: GraphBuilder::new(&mut module, METHOD),
         values: vec![None; payload.values.len()],
+        codes: vec![None; payload.values.len()],
         constants,
+        kinds,
+        converted: BTreeMap::new(),
     };
     for &i in &payload.inputs {
         let Some(v) = payload.values.get(i) else { continue };
@@ -82,8 +67,11 @@ pub fn lift(
             1 => SymInt::Const(1),
             max => SymInt::Unknown { min: 1, max },
         });
-        let input = lifter.b.input(&format!("value{}", v.id), TensorType::new(DType::F32, dims));
-        lifter.set(i, input);
+        let Some(dtype) = lifter.kinds.get(i).and_then(Kind::at_the_border) else {
+            return Err(XnnpackError::unsupported(format!("XNNPACK inputs of type {} are not supported", v.datatype)));
+        };
+        let input = lifter.b.input(&format!("value{}", v.id), TensorType::new(dtype, dims));
+        lifter.set_input(i, input)?;
     }
     for (at, node) in payload.nodes.iter().enumerate() {
         lifter.node(at, node)?;
@@ -91,7 +79,7 @@ pub fn lift(
     let mut outputs = Vec::with_capacity(payload.outputs.len());
     for &i in &payload.outputs {
         let id = payload.values.get(i).map_or(0, |v| v.id);
-        match lifter.values.get(i).copied().flatten() {
+        match lifter.codes.get(i).copied().flatten().or(lifter.values.get(i).copied().flatten()) {
             Some(v) => outputs.push(v),
             None => {
                 return Err(XnnpackError::malformed(format!("value {id}"), "no node that computes it", "an output"));
@@ -102,57 +90,26 @@ pub fn lift(
     Ok(module)
 }
 
-/// Quantized values are refused here: executing them needs their kernels.
-fn check_type(v: &Value) -> Result<(), XnnpackError> {
-    if v.datatype.is_quantized() || v.quant.is_some() {
-        return Err(XnnpackError::unsupported(format!(
-            "quantized XNNPACK payloads are not supported yet (value {} is {})",
-            v.id, v.datatype
-        )));
-    }
-    if v.datatype != Datatype::Fp32 {
-        return Err(XnnpackError::unsupported(format!(
-            "XNNPACK payloads with {} values are not supported yet (value {}): only fp32 is",
-            v.datatype, v.id
-        )));
-    }
-    Ok(())
-}
-
-fn constant(
-    payload: &Payload,
-    v: &Value,
-    index: usize,
-    blob: &Arc<[u8]>,
-    named: &dyn Fn(&str) -> Option<Arc<[u8]>>,
-) -> Result<SharedSource, XnnpackError> {
-    let Some(c) = payload.constants.get(index) else {
-        return Err(XnnpackError::malformed(format!("value {}", v.id), format!("constant {index}"), "a constant"));
-    };
-    let (bytes, offset, label) = match &c.bytes {
-        ConstantBytes::Blob(range) => (Arc::clone(blob), range.start as u64, format!("value{}", v.id)),
-        ConstantBytes::Named(key) => match named(key) {
-            Some(bytes) => (bytes, 0, key.clone()),
-            None => return Err(XnnpackError::MissingData { value: v.id, key: key.clone() }),
-        },
-    };
-    let shape: Vec<usize> = v.dims.iter().map(|&d| d as usize).collect();
-    let found = bytes.len();
-    match RangeSource::new(&label, DType::F32, &shape, Arc::new(SharedBytes(bytes)), offset) {
-        Ok(source) => Ok(Arc::new(source)),
-        Err(_) => Err(XnnpackError::malformed(
-            format!("value {}, constant `{label}`", v.id),
-            format!("{found} bytes"),
-            format!("room for f32 {shape:?} from byte {offset}"),
-        )),
-    }
+/// A constant of the payload.
+#[derive(Clone, Copy)]
+struct Constant {
+    /// Its elements, or their codes.
+    elements: ConstId,
+    /// The scales of its channels or groups.
+    scales: Option<ConstId>,
 }
 
 struct Lifter<'p, 'm> {
     payload: &'p Payload,
     b: GraphBuilder<'m>,
+    /// What is computed, in f32.
     values: Vec<Option<ValueId>>,
-    constants: Vec<Option<ConstId>>,
+    /// The codes of values that the caller gives or takes as codes.
+    codes: Vec<Option<ValueId>>,
+    constants: Vec<Option<Constant>>,
+    kinds: Vec<Kind>,
+    /// Values through codes chosen row by row, by the number of dimensions of a row.
+    converted: BTreeMap<(ValueId, usize), ValueId>,
 }
 
 impl Lifter<'_, '_> {
@@ -172,7 +129,7 @@ impl Lifter<'_, '_> {
             return Ok(v);
         }
         if let Some(c) = self.constants.get(i).copied().flatten() {
-            let v = self.b.constant(c);
+            let v = self.constant(at, i, c)?;
             self.set(i, v);
             return Ok(v);
         }
@@ -211,7 +168,6 @@ impl Lifter<'_, '_> {
                 return Err(XnnpackError::malformed(place(), ty, expected));
             }
         }
-        self.set(i, v);
-        Ok(())
+        self.set_computed(at, node, i, v)
     }
 }

@@ -90,8 +90,9 @@ impl Lifter<'_, '_> {
             UnaryKind::Exp => Op::Exp,
             UnaryKind::Sin => Op::Sin,
             UnaryKind::Cos => Op::Cos,
-            // All values are f32, so that a conversion leaves them as they are.
-            UnaryKind::Copy | UnaryKind::Convert => Op::Clone,
+            // The value that is written says what it is converted to.
+            UnaryKind::Convert => return Ok(x),
+            UnaryKind::Copy => Op::Clone,
             UnaryKind::Softmax => return self.call(at, node, Op::Softmax, args![x, -1i64, false]),
             UnaryKind::Square => return self.call(at, node, Op::Mul, args![x, x]),
             UnaryKind::Clamp => {

@@ -5,9 +5,10 @@ use std::ops::Range;
 use crate::error::XnnpackError;
 
 /// Bytes of the header that are defined; all fields little-endian.
-const LEN: u64 = 30;
+pub(super) const LEN_FIELD: u16 = 30;
+const LEN: u64 = LEN_FIELD as u64;
 /// At byte 4 of a blob with a header.
-const MAGIC: &[u8; 4] = b"XH00";
+pub(super) const MAGIC: &[u8; 4] = b"XH00";
 /// Identifiers of the graph: of older files with constants inside, and of current ones.
 const IDENTIFIERS: [&[u8; 4]; 2] = [b"XN00", b"XN01"];
 /// Shortest FlatBuffers part.

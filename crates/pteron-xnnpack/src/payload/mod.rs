@@ -4,6 +4,7 @@ mod header;
 mod node;
 mod parse;
 mod value;
+mod write;
 
 use std::ops::Range;
 

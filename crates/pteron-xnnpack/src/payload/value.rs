@@ -19,6 +19,13 @@ macro_rules! datatypes {
                 }
             }
 
+            /// Its code in the schema.
+            pub fn code(self) -> u16 {
+                match self {
+                    $(Datatype::$name => $code,)*
+                }
+            }
+
             /// Its name in the schema, without `xnn_datatype_`.
             pub fn name(self) -> &'static str {
                 match self {

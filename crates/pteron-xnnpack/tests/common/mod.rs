@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pteron_ir::Delegate;
 use pteron_pte::PteFile;
 use pteron_pte::flatbuf::{Builder, Field, Offset, TableFields};
+use pteron_tensor::{MemorySource, SharedSource};
 
 pub(crate) fn fixture(path: &str) -> Vec<u8> {
     let path = format!("{}/../../fixtures/executorch/{path}", env!("CARGO_MANIFEST_DIR"));
@@ -17,7 +18,7 @@ pub(crate) fn delegates(path: &str) -> Vec<Delegate> {
     let bytes = fixture(path);
     let file = PteFile::parse(&bytes).unwrap();
     let program = file.program();
-    let named = |key: &str| (Box::from(key), Arc::from(file.named_data(key).unwrap()));
+    let named = |key: &str| (Box::from(key), source(key, file.named_data(key).unwrap()));
     let named_data: Vec<_> = program.named_data.iter().map(|n| named(&n.key)).collect();
     let list = program.execution_plans[0].delegates.iter();
     list.map(|d| Delegate {
@@ -27,6 +28,11 @@ pub(crate) fn delegates(path: &str) -> Vec<Delegate> {
         named_data: named_data.clone(),
     })
     .collect()
+}
+
+/// Bytes under a key, as delegates hold them.
+pub(crate) fn source(key: &str, bytes: &[u8]) -> SharedSource {
+    Arc::new(MemorySource::of(key, &[bytes.len()], bytes).unwrap())
 }
 
 pub(crate) fn module_of(d: &Delegate) -> Result<pteron_ir::Module, pteron_xnnpack::XnnpackError> {

@@ -223,7 +223,7 @@ impl NodeHook for WorkCounter<'_> {
                 && let Some(delegate) = self.module.delegates.get(*d)
             {
                 self.delegates.push(*d);
-                let named: usize = delegate.named_data.iter().map(|(_, bytes)| bytes.len()).sum();
+                let named: usize = delegate.named_data.iter().map(|(_, source)| source.byte_len()).sum();
                 self.work.constant_bytes += (delegate.payload.len() + named) as u64;
             }
         }

@@ -1,0 +1,238 @@
+//! Constants of a payload as sources of tensors.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use pteron_tensor::{
+    ByteSource, CastSource, DType, MemorySource, RangeSource, SharedSource, SourceError, TensorSource, check_rows,
+};
+
+use crate::error::XnnpackError;
+use crate::payload::{ConstantBytes, Datatype, Payload, QuantParams, Scales, Value};
+
+/// Finds named data by key.
+pub(super) type Named<'a> = &'a dyn Fn(&str) -> Option<SharedSource>;
+
+/// The payload's own bytes.
+#[derive(Debug)]
+struct SharedBytes(Arc<[u8]>);
+
+fn out_of_range(start: u64, wanted: usize, len: u64) -> SourceError {
+    let end = start.saturating_add(wanted as u64);
+    SourceError::OutOfRange { what: "XNNPACK constant".to_owned(), start, end, len }
+}
+
+impl ByteSource for SharedBytes {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), SourceError> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(out.len());
+        let from = self.0.get(start..end).ok_or_else(|| out_of_range(offset, out.len(), self.len()))?;
+        out.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn as_slice(&self) -> Option<&[u8]> {
+        Some(&self.0)
+    }
+}
+
+/// The bytes of an entry of the named data.
+#[derive(Debug)]
+struct SourceBytes(SharedSource);
+
+impl ByteSource for SourceBytes {
+    fn len(&self) -> u64 {
+        self.0.byte_len() as u64
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), SourceError> {
+        let fail = || out_of_range(offset, out.len(), self.len());
+        let start = usize::try_from(offset).map_err(|_| fail())?;
+        let end = start.checked_add(out.len()).filter(|&e| e <= self.0.byte_len()).ok_or_else(fail)?;
+        if let Some(from) = self.0.as_slice().and_then(|s| s.get(start..end)) {
+            out.copy_from_slice(from);
+            return Ok(());
+        }
+        let row = self.0.row_bytes().max(1);
+        let rows = start / row..end.div_ceil(row);
+        if start.is_multiple_of(row) && end.is_multiple_of(row) {
+            return self.0.read_rows(rows, out);
+        }
+        let mut all = vec![0; rows.len().saturating_mul(row)];
+        let first = rows.start.saturating_mul(row);
+        self.0.read_rows(rows, &mut all)?;
+        let from = all.get(start.saturating_sub(first)..end.saturating_sub(first));
+        out.copy_from_slice(from.ok_or_else(|| out_of_range(offset, out.len(), self.len()))?);
+        Ok(())
+    }
+
+    fn as_slice(&self) -> Option<&[u8]> {
+        self.0.as_slice()
+    }
+}
+
+/// XNNPACK's 4-bit codes, `code + 8` with the even column in the low nibble, rows in whole bytes, as signed codes: `i4` where
+/// rows fill their bytes, else `i8`.
+#[derive(Debug)]
+struct Nibbles {
+    packed: RangeSource,
+    shape: Vec<usize>,
+    dtype: DType,
+}
+
+impl TensorSource for Nibbles {
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut [u8]) -> Result<(), SourceError> {
+        check_rows(self, &rows, out)?;
+        if self.dtype == DType::I4 {
+            self.packed.read_rows(rows, out)?;
+            // Adding 8 to a nibble without carry turns its highest bit.
+            out.iter_mut().for_each(|b| *b ^= 0x88);
+            return Ok(());
+        }
+        let columns = self.row_numel();
+        let mut packed = vec![0; self.packed.row_bytes()];
+        for (row, out) in rows.zip(out.chunks_exact_mut(columns.max(1))) {
+            self.packed.read_rows(row..row + 1, &mut packed)?;
+            for (i, o) in out.iter_mut().enumerate() {
+                let byte = packed.get(i / 2).copied().unwrap_or(0x88);
+                let nibble = if i % 2 == 0 { byte & 15 } else { byte >> 4 };
+                *o = nibble.wrapping_sub(8);
+            }
+        }
+        Ok(())
+    }
+
+    fn label(&self) -> &str {
+        self.packed.label()
+    }
+}
+
+/// The bytes of entry `index` of the table of constants, where they start, and what they are called.
+fn bytes(
+    payload: &Payload,
+    v: &Value,
+    index: usize,
+    blob: &Arc<[u8]>,
+    named: Named<'_>,
+) -> Result<(Arc<dyn ByteSource>, u64, String), XnnpackError> {
+    let Some(c) = payload.constants.get(index) else {
+        return Err(XnnpackError::malformed(format!("value {}", v.id), format!("constant {index}"), "a constant"));
+    };
+    Ok(match &c.bytes {
+        ConstantBytes::Blob(range) => {
+            (Arc::new(SharedBytes(Arc::clone(blob))), range.start as u64, format!("value{}", v.id))
+        }
+        ConstantBytes::Named(key) => match named(key) {
+            Some(source) => (Arc::new(SourceBytes(source)), 0, key.clone()),
+            None => return Err(XnnpackError::MissingData { value: v.id, key: key.clone() }),
+        },
+    })
+}
+
+fn range_source(
+    (bytes, offset, label): (Arc<dyn ByteSource>, u64, String),
+    v: &Value,
+    dtype: DType,
+    shape: &[usize],
+) -> Result<RangeSource, XnnpackError> {
+    let found = bytes.len();
+    RangeSource::new(&label, dtype, shape, bytes, offset).map_err(|_| {
+        XnnpackError::malformed(
+            format!("value {}, constant `{label}`", v.id),
+            format!("{found} bytes"),
+            format!("room for {dtype} {shape:?} from byte {offset}"),
+        )
+    })
+}
+
+/// The elements, or codes, of a constant value.
+pub(super) fn elements(
+    payload: &Payload,
+    v: &Value,
+    index: usize,
+    blob: &Arc<[u8]>,
+    named: Named<'_>,
+) -> Result<SharedSource, XnnpackError> {
+    let at = bytes(payload, v, index, blob, named)?;
+    let shape: Vec<usize> = v.dims.iter().map(|&d| d as usize).collect();
+    let dtype = match v.datatype {
+        Datatype::Fp32 => DType::F32,
+        Datatype::QInt8 | Datatype::QcInt8 => DType::I8,
+        Datatype::QUint8 => DType::U8,
+        Datatype::QInt32 | Datatype::QcInt32 => DType::I32,
+        Datatype::QcInt4 | Datatype::QbInt4 => {
+            let Some((&columns, lead)) = shape.split_last() else {
+                return Err(XnnpackError::malformed(format!("value {}", v.id), "no dimension", "rows of 4-bit codes"));
+            };
+            let packed: Vec<usize> = lead.iter().copied().chain([columns.div_ceil(2)]).collect();
+            let packed = range_source(at, v, DType::U8, &packed)?;
+            let dtype = if columns % 2 == 0 { DType::I4 } else { DType::I8 };
+            return Ok(Arc::new(Nibbles { packed, shape, dtype }));
+        }
+        other => {
+            return Err(XnnpackError::unsupported(format!(
+                "XNNPACK constants of type {other} are not supported yet (value {})",
+                v.id
+            )));
+        }
+    };
+    Ok(Arc::new(range_source(at, v, dtype, &shape)?))
+}
+
+/// An `f32` as ExecuTorch's runtime makes a scale of `qbint4` of it, which XNNPACK keeps in bf16: the upper half of the value
+/// a little more than half a step of bf16 up (`XNNCompiler.cpp`).
+fn as_bf16(scale: f32) -> f32 {
+    f32::from_bits((scale * 1.003_891_05).to_bits() & 0xffff_0000)
+}
+
+/// The scales of a quantized value, f32, one for each of `counts`; `None` if they are not per channel or per group.
+pub(super) fn scales(
+    payload: &Payload,
+    v: &Value,
+    counts: &[usize],
+    blob: &Arc<[u8]>,
+    named: Named<'_>,
+) -> Result<Option<SharedSource>, XnnpackError> {
+    let (scales, in_table) = match &v.quant {
+        Some(QuantParams::PerChannel { scales, .. }) => (scales, DType::F32),
+        Some(QuantParams::PerChannelGroup { scales, .. }) => (scales, DType::BF16),
+        _ => return Ok(None),
+    };
+    let expected: usize = counts.iter().product();
+    let found = match scales {
+        Scales::List(list) => list.len(),
+        Scales::Constant { count, .. } => *count as usize,
+    };
+    if found != expected {
+        let place = format!("value {}, field scale", v.id);
+        return Err(XnnpackError::malformed(place, format!("{found} scales"), format!("{expected}")));
+    }
+    Ok(Some(match scales {
+        Scales::List(list) => {
+            let list: Vec<f32> = match in_table {
+                DType::BF16 => list.iter().map(|&s| as_bf16(s)).collect(),
+                _ => list.clone(),
+            };
+            let label = format!("value{}.scale", v.id);
+            let source = MemorySource::of(&label, counts, &list)
+                .map_err(|e| XnnpackError::malformed(format!("value {}, field scale", v.id), e, "scales"))?;
+            Arc::new(source)
+        }
+        Scales::Constant { index, .. } => {
+            let at = bytes(payload, v, *index, blob, named)?;
+            CastSource::wrap(Arc::new(range_source(at, v, in_table, counts)?), DType::F32)
+        }
+    }))
+}
