@@ -12,12 +12,14 @@
 mod backend;
 mod error;
 mod lift;
+mod lower;
 mod payload;
 mod sizes;
 
 pub use backend::XnnpackBackend;
 pub use error::XnnpackError;
 pub use lift::{METHOD, lift};
+pub use lower::{BACKEND, Refused, Report, Scope, lower};
 pub use payload::{
     BinaryKind, Constant, ConstantBytes, Conv, ConvKind, Datatype, NO_VALUE, Node, NodeKind, OutputRange, Payload,
     Pooling, PoolingKind, QuantParams, Scales, UnaryKind, Value, ValueIndex, flags,
