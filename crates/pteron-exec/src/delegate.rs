@@ -9,8 +9,29 @@ use pteron_tensor::{Shape, View, ViewMut};
 
 use crate::fuel::Fuel;
 
+/// Something that a backend measured within a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DelegateEvent {
+    /// What: a node of the payload's graph, a stage.
+    pub name: String,
+    /// Nesting: 0 for the outermost.
+    pub depth: u32,
+    /// How much.
+    pub value: u64,
+    /// Of what: `us`, `cycles`, `bytes`; empty for a bare count.
+    pub unit: &'static str,
+}
+
 /// A prepared payload.
 pub trait DelegateInstance: Send + fmt::Debug {
+    /// Says which method the next call is of. Payloads that several methods share may have a graph for each.
+    fn method(&mut self, name: &str) {
+        let _ = name;
+    }
+
+    /// Gives state that it keeps from call to call what it holds before the first.
+    fn reset(&mut self) {}
+
     /// Sizes of the outputs for inputs of these sizes; `declared` are the largest ones the program allows.
     ///
     /// # Errors
@@ -25,6 +46,16 @@ pub trait DelegateInstance: Send + fmt::Debug {
 
     /// Bytes of memory that it holds for itself: working memory, state, decoded or packed constants.
     fn memory(&self) -> u64;
+
+    /// Says whether calls are measured from now on, if the backend can.
+    fn profile(&mut self, on: bool) {
+        let _ = on;
+    }
+
+    /// What was measured since it was asked last.
+    fn take_events(&mut self) -> Vec<DelegateEvent> {
+        Vec::new()
+    }
 }
 
 /// Prepares payloads of one backend.

@@ -31,7 +31,7 @@ mod scalar;
 mod session;
 mod value;
 
-pub use delegate::{DelegateFactory, DelegateInstance, Delegates};
+pub use delegate::{DelegateEvent, DelegateFactory, DelegateInstance, Delegates};
 pub use dispatch::has_kernel;
 pub use error::ExecError;
 pub use fuel::Fuel;

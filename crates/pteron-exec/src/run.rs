@@ -557,6 +557,7 @@ impl<'s> Run<'s, '_> {
                 t.and_then(|t| t.max_sizes(&self.graph.symbols)).ok_or("an output of a delegate has no bound")
             };
             let declared = outputs.iter().map(largest).collect::<Result<Vec<_>, _>>()?;
+            instance.method(&self.graph.name);
             instance.output_sizes(&views, &declared)?
         };
         for (&v, sizes) in outputs.iter().zip(&sizes) {

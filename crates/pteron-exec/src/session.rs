@@ -219,7 +219,7 @@ impl Session {
         }
     }
 
-    /// Gives every buffer what it holds before the first call.
+    /// Gives every buffer what it holds before the first call, those that backends keep as well.
     ///
     /// # Errors
     /// [`ExecError::Source`] if an initial value cannot be read.
@@ -236,6 +236,7 @@ impl Session {
                 to[..n].copy_from_slice(&bytes[..n]);
             }
         }
+        self.delegates.iter_mut().filter_map(|(_, d)| d.as_mut()).for_each(|d| d.reset());
         Ok(())
     }
 

@@ -1,22 +1,28 @@
 //! Qualcomm QNN.
 //!
 //! [`graph`] describes a graph in QNN's terms as plain data; [`names`] are the names by which ExecuTorch's runtime knows
-//! tensors; [`soc`] is the table of systems on chip. None of these needs the library.
+//! tensors; [`soc`] is the table of systems on chip; [`payload`] and [`spec`] are what a program carries; [`partition`] and
+//! [`lower`] make graphs of ours. None of these needs the library.
 //!
 //! [`QnnLibrary`] is what the library does for the rest, and [`Host`] the one that does it: the library is opened in a process
-//! of its own ([`serve`]), so that its crashes and what it prints stay there.
+//! of its own ([`serve`]), so that its crashes and what it prints stay there. [`QnnBackend`] is the backend that
+//! [`pteron_exec`] calls.
 
+mod delegate;
 mod error;
 pub mod graph;
 mod host;
 pub mod lower;
 pub mod names;
 pub mod partition;
+pub mod payload;
 pub mod soc;
+pub mod spec;
 #[cfg(target_os = "linux")]
 mod sys;
 mod worker;
 
+pub use delegate::{BACKEND_ID, QnnBackend};
 pub use error::QnnError;
 pub use host::{
     BACKEND, BinaryInfo, ComposeOptions, ComposeStage, Composed, ContextId, GraphInfo, Host, HostOptions, LibraryInfo,

@@ -200,6 +200,16 @@ impl Builder {
         let prefix = if size_prefixed { 4 } else { 0 };
         self.prepare(self.min_align, 8 + prefix);
         self.reversed.extend(identifier.iter().rev());
+        self.close(root, size_prefixed)
+    }
+
+    /// [`Builder::finish`] for a schema without a file identifier.
+    pub fn finish_plain(mut self, root: Offset) -> Option<Vec<u8>> {
+        self.prepare(self.min_align, 4);
+        self.close(root, false)
+    }
+
+    fn close(mut self, root: Offset, size_prefixed: bool) -> Option<Vec<u8>> {
         self.push_offset(root);
         if size_prefixed {
             self.push_bits(self.reversed.len() as u64, 4);
