@@ -22,8 +22,8 @@ for round in $(seq "$ROUNDS"); do
       # The buffer that is read for the limit has the bytes of the program.
       mib=$(($(stat -c %s "$pte") >> 20))
       echo "round $round: $dtype, $t thread(s)" >&2
-      "$PTERON" bench model "$pte" --threads "$t" --prompt-tokens 512 --context 0,512 --generate 32 --repeat 3 \
-        --mib "$mib" --json > "$OUT/pteron-$dtype-$t-$round.json"
+      { "$PTERON" bench "$pte" -t "$t" -p 512 -n 0 -r 3 --mib "$mib" -o jsonl
+        "$PTERON" bench "$pte" -t "$t" -p 0 -n 32 -d 0,512 -r 3 --mib "$mib" -o jsonl; } > "$OUT/pteron-$dtype-$t-$round.jsonl"
       if [ -n "${LLAMA_BENCH:-}" ]; then
         { "$LLAMA_BENCH" -m "$gguf" -t "$t" -p 512 -n 0 -r 3 -o jsonl
           "$LLAMA_BENCH" -m "$gguf" -t "$t" -p 0 -n 32 -d 0,512 -r 3 -o jsonl; } 2> "$OUT/llama.err" \
@@ -37,46 +37,34 @@ import glob, json, statistics, sys
 out, threads, dtypes = sys.argv[1], sys.argv[2].split(), sys.argv[3].split()
 middle = statistics.median
 
-def llama(dtype, t):
-    rates, build = {}, ""
-    for path in glob.glob(f"{out}/llama-{dtype}-{t}-*.jsonl"):
-        for line in open(path):
-            d = json.loads(line)
-            build = f"{d['build_commit']} ({d['cpu_info']})"
-            key = ("pp", d["n_prompt"]) if d["n_prompt"] else ("tg", d["n_depth"])
-            rates.setdefault(key, []).extend(d["samples_ts"])
-    return {k: middle(v) for k, v in rates.items()}, build
+def rows(who, dtype, t):
+    lines = [line for path in sorted(glob.glob(f"{out}/{who}-{dtype}-{t}-*.jsonl")) for line in open(path)]
+    return [json.loads(line) for line in lines]
 
-builds = set()
-limits = []
+def test(row):
+    name = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
+    return f"{name} @ d{row['n_depth']}" if row["n_depth"] else name
+
+builds, limits = set(), []
 print("| dtype | threads | test | Pteron, tokens/s | llama.cpp, tokens/s | ratio | achieved | machine | share |")
 print("|---|---|---|---|---|---|---|---|---|")
 for dtype in dtypes:
     for t in threads:
-        runs = [json.load(open(p))["threads"][0] for p in sorted(glob.glob(f"{out}/pteron-{dtype}-{t}-*.json"))]
-        peer, build = llama(dtype, t)
-        builds.add(build)
+        ours, theirs = rows("pteron", dtype, t), rows("llama", dtype, t)
+        builds |= {f"{r['build_commit']} ({r['cpu_info']})" for r in theirs}
         # The best measurement of a limit is the one that was disturbed least.
-        bandwidth = max(r["limits"]["memory_gb_per_s"] for r in runs)
-        limits.append((dtype, t, bandwidth, max(r["limits"]["fma_gflop_per_s"] for r in runs),
-                       max(r["limits"]["bf16_gflop_per_s"] or 0 for r in runs)))
-        rows = []
-        for i, p in enumerate(runs[0]["prefill"]):
-            n = p["tokens"]
-            rate = n / middle([s for r in runs for s in r["prefill"][i]["seconds"]])
-            peak = max(r["prefill"][i]["peak_gflop_per_s"] for r in runs)
-            done = (p["work"]["matrix_flops"] + p["work"]["attention_flops"]) * rate / n / 1e9
-            rows.append((f"pp{n}", rate, peer.get(("pp", n)), f"{done:.0f} GFLOP/s", f"{peak:.0f} GFLOP/s", done / peak))
-        for i, d in enumerate(runs[0]["decode"]):
-            rate = d["tokens"] / middle([s for r in runs for s in r["decode"][i]["seconds"]])
-            done = d["bytes_per_token"] * rate / 1e9
-            rows.append((f"tg{d['tokens']} at {d['context']}", rate, peer.get(("tg", d["context"])),
-                         f"{done:.1f} GB/s", f"{bandwidth:.1f} GB/s", done / bandwidth))
-        for test, rate, other, done, limit, share in rows:
-            beside = f"{other:.1f} | {rate / other:.2f}" if other else "not measured | "
-            print(f"| {dtype} | {t} | {test} | {rate:.1f} | {beside} | {done} | {limit} | {100 * share:.0f}% |")
-print("\n| buffer of | threads | read, GB/s | f32 multiply-adds, GFLOP/s | pairs of bf16, GFLOP/s |\n|---|---|---|---|---|")
+        best = lambda field: max(r["limits"][field] or 0 for r in ours)
+        limits.append((dtype, t, *map(best, ["memory_gb_per_s", "fma_gflop_per_s", "bf16_gflop_per_s"])))
+        for name in dict.fromkeys(map(test, ours)):
+            mine = [r for r in ours if test(r) == name]
+            rate = middle([s for r in mine for s in r["samples_ts"]])
+            peer = [s for r in theirs if test(r) == name for s in r["samples_ts"]]
+            done = mine[0]["achieved"] * rate / mine[0]["avg_ts"]
+            limit, unit = max(r["machine"] for r in mine), mine[0]["unit"]
+            beside = f"{middle(peer):.1f} | {rate / middle(peer):.2f}" if peer else "not measured | "
+            print(f"| {dtype} | {t} | {name} | {rate:.1f} | {beside} | {done:.1f} {unit} | {limit:.1f} {unit} | {100 * done / limit:.0f}% |")
+print("\n| buffer of | threads | read, GB/s | f32 multiply-adds, GOP/s | pairs of bf16, GOP/s |\n|---|---|---|---|---|")
 for dtype, t, read, fma, pairs in limits:
     print(f"| {dtype} | {t} | {read:.1f} | {fma:.0f} | {pairs:.0f} |")
-print("\nllama.cpp " + ", ".join(sorted(b for b in builds if b)) if any(builds) else "")
+print("\nllama.cpp " + ", ".join(sorted(builds)) if builds else "")
 P

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times a text program in ExecuTorch's own runtime, as `pteron bench model` times it in Pteron.
+"""Times a text program in ExecuTorch's own runtime, as `pteron bench` times it in Pteron.
 
 usage: $ORACLE_ENV/bin/python tools/oracle/bench_pte.py MODEL.pte [--prompt-tokens 128,512] [--generate 32]
            [--context 0,512] [--threads 1,2] [--repeat 3] [--vocab N]

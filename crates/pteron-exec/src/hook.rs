@@ -1,6 +1,6 @@
 //! Watching a run: observers and profilers.
 
-use pteron_ir::{Graph, NodeId, Op};
+use pteron_ir::{DebugHandle, Graph, NodeId, Op, PathId};
 
 use crate::value::Output;
 
@@ -15,6 +15,10 @@ pub struct NodeEvent<'a> {
     pub op: Op,
     /// Its outputs, in order; empty for control flow.
     pub outputs: &'a [Output<'a>],
+    /// Nodes that were executed: more than one for a group.
+    pub nodes: usize,
+    /// A kernel computed element by element what it computes by vectors for other types or on other processors.
+    pub scalar: bool,
 }
 
 /// Called around every node of a run.
@@ -51,30 +55,75 @@ impl NodeHook for NoHook {
     }
 }
 
-/// Sums the time of each operator, by a clock that the caller brings (nanoseconds, monotonic).
+/// Time of the calls of one operator, alone or as the head of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OperatorTotal {
+    /// Calls.
+    pub calls: u64,
+    /// Nodes that these calls executed.
+    pub nodes: u64,
+    /// Nanoseconds.
+    pub nanoseconds: u64,
+    /// Calls in which a kernel computed element by element ([`NodeEvent::scalar`]).
+    pub scalar: u64,
+}
+
+/// One call, for a trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// What was executed.
+    pub op: Op,
+    /// The node, or the last one of a group.
+    pub handle: DebugHandle,
+    /// The module path that it came from, in its graph.
+    pub path: PathId,
+    /// When it began, by the profiler's clock.
+    pub start: u64,
+    /// How long it took, in nanoseconds.
+    pub nanoseconds: u64,
+    /// Nodes that were executed.
+    pub nodes: usize,
+    /// See [`NodeEvent::scalar`].
+    pub scalar: bool,
+}
+
+/// Sums the time of each operator, by a clock that the caller brings (nanoseconds, monotonic), and keeps the single calls if
+/// they are wanted.
 #[derive(Debug)]
 pub struct Profiler<C: FnMut() -> u64> {
     clock: C,
     started: u64,
-    totals: Vec<(u64, u64)>,
+    totals: Vec<OperatorTotal>,
+    spans: Option<Vec<Span>>,
 }
 
 impl<C: FnMut() -> u64> Profiler<C> {
     /// A profiler with all sums zero.
     pub fn new(clock: C) -> Profiler<C> {
-        Profiler { clock, started: 0, totals: vec![(0, 0); pteron_ir::OPERATORS.len()] }
+        let totals = vec![OperatorTotal::default(); pteron_ir::OPERATORS.len()];
+        Profiler { clock, started: 0, totals, spans: None }
     }
 
-    /// Operator name, calls and nanoseconds, the slowest first.
-    pub fn totals(&self) -> Vec<(&'static str, u64, u64)> {
+    /// The same, which keeps the single calls as well.
+    pub fn with_spans(clock: C) -> Profiler<C> {
+        Profiler { spans: Some(Vec::new()), ..Profiler::new(clock) }
+    }
+
+    /// Operators by name with what their calls took, the slowest first.
+    pub fn totals(&self) -> Vec<(&'static str, OperatorTotal)> {
         let mut rows: Vec<_> = pteron_ir::OPERATORS
             .iter()
             .zip(&self.totals)
-            .filter(|(_, t)| t.0 > 0)
-            .map(|(d, t)| (d.name, t.0, t.1))
+            .filter(|(_, t)| t.calls > 0)
+            .map(|(d, t)| (d.name, *t))
             .collect();
-        rows.sort_by_key(|r| std::cmp::Reverse(r.2));
+        rows.sort_by_key(|r| std::cmp::Reverse(r.1.nanoseconds));
         rows
+    }
+
+    /// The single calls in their order; none if they were not wanted.
+    pub fn into_spans(self) -> Vec<Span> {
+        self.spans.unwrap_or_default()
     }
 }
 
@@ -84,10 +133,17 @@ impl<C: FnMut() -> u64> NodeHook for Profiler<C> {
     }
 
     fn after(&mut self, event: &NodeEvent<'_>) {
-        let spent = (self.clock)().saturating_sub(self.started);
+        let nanoseconds = (self.clock)().saturating_sub(self.started);
         if let Some(t) = self.totals.get_mut(event.op as usize) {
-            t.0 += 1;
-            t.1 += spent;
+            t.calls += 1;
+            t.nodes += event.nodes as u64;
+            t.nanoseconds += nanoseconds;
+            t.scalar += u64::from(event.scalar);
+        }
+        if let Some(spans) = &mut self.spans {
+            let node = &event.graph.nodes[event.node];
+            let (start, op, nodes, scalar) = (self.started, event.op, event.nodes, event.scalar);
+            spans.push(Span { op, handle: node.handle, path: node.path, start, nanoseconds, nodes, scalar });
         }
     }
 

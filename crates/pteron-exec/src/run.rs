@@ -294,7 +294,9 @@ impl<'s> Run<'s, '_> {
             if let Part::Turn(group) = part {
                 let op = self.group(group)?;
                 if active {
-                    hook.after(&NodeEvent { graph, node: n, op, outputs: &[] });
+                    let nodes = self.plan.groups.list[group].members.len();
+                    let scalar = self.ctx.take_scalar();
+                    hook.after(&NodeEvent { graph, node: n, op, outputs: &[], nodes, scalar });
                 }
                 continue;
             }
@@ -344,7 +346,8 @@ impl<'s> Run<'s, '_> {
             .iter()
             .map(|&v| output(&memory, &frame.slots[v], self.plan.places[v]))
             .collect::<Result<Vec<_>, _>>()?;
-        hook.after(&NodeEvent { graph, node: n, op: graph.nodes[n].op, outputs: &outputs });
+        let scalar = self.ctx.take_scalar() && has_elements(graph.nodes[n].op);
+        hook.after(&NodeEvent { graph, node: n, op: graph.nodes[n].op, outputs: &outputs, nodes: 1, scalar });
         Ok(())
     }
 
@@ -698,6 +701,11 @@ impl<'s> Run<'s, '_> {
         }
         Ok(())
     }
+}
+
+/// True for operators that compute elements of tensors.
+fn has_elements(op: Op) -> bool {
+    !op.is_structural() && !op.is_view() && !matches!(op, Op::SymSize | Op::SymNumel | Op::LocalScalarDense)
 }
 
 fn both_row_major(t: &View<'_>, slot: &Slot) -> bool {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use pteron_ir::{ConstId, DelegateId, IdMap, Module};
-use pteron_kernels::Context;
 use pteron_kernels::quant::QuantSemantics;
+use pteron_kernels::{Context, Threads};
 use pteron_tensor::AlignedBytes;
 
 use crate::constants::{Constants, bytes_to_decode, in_memory_order};
@@ -20,8 +20,8 @@ use crate::value::{Outputs, ValueRef};
 /// How a session works.
 #[derive(Debug)]
 pub struct SessionOptions {
-    /// Threads in all, the caller's among them; 0 counts as 1.
-    pub threads: usize,
+    /// How many threads, and where they run.
+    pub threads: Threads,
     /// Most memory that the program may declare, in bytes: activations, state, constants that must be decoded, and what
     /// backends hold.
     pub max_memory: u64,
@@ -46,6 +46,11 @@ impl SessionOptions {
 
     /// `threads` threads, no limit on memory and work, no backends, all methods.
     pub fn with_threads(threads: usize) -> SessionOptions {
+        SessionOptions::on(Threads::of(threads))
+    }
+
+    /// [`SessionOptions::with_threads`], with threads that run where `threads` says.
+    pub fn on(threads: Threads) -> SessionOptions {
         SessionOptions {
             threads,
             max_memory: u64::MAX,
@@ -122,7 +127,7 @@ impl Session {
     /// [`ExecError`] if an operator has no kernel, a constant no data, a size no bound, a delegate no backend, or the memory
     /// goes past the limit. Nothing large is allocated before all that is known.
     pub fn new(module: Arc<Module>, options: &SessionOptions) -> Result<Session, ExecError> {
-        let ctx = Arc::new(Context::new(options.threads));
+        let ctx = Arc::new(Context::on(&options.threads));
         Session::on_context(module, options, ctx)
     }
 
@@ -207,6 +212,11 @@ impl Session {
     /// Names of the methods that can be run.
     pub fn methods(&self) -> Vec<&str> {
         self.methods.iter().map(|m| self.module.graphs[m.graph].name.as_str()).collect()
+    }
+
+    /// The threads that it runs on.
+    pub fn context(&self) -> &Context {
+        &self.ctx
     }
 
     /// Where the memory goes.

@@ -26,4 +26,4 @@ pub mod vexp;
 
 pub use ctx::Context;
 pub use error::{KernelError, KernelResult};
-pub use pool::ThreadPool;
+pub use pool::{ThreadPool, Threads, bind};

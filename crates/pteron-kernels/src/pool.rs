@@ -15,16 +15,69 @@ use std::thread::JoinHandle;
 const SPINS_BEFORE_SLEEP: usize = 4_000;
 /// Polls before the caller, waiting for a worker's last piece, gives its processor away.
 const SPINS_BEFORE_YIELD: usize = 2_000;
-/// The gate's bit that says a loop may be entered; the bits above it count the workers inside.
-const OPEN: usize = 1;
-const INSIDE: usize = 2;
+/// Bits of an offer below its number: a worker has entered.
+const INSIDE: usize = 1;
+
+/// How many threads, and where they run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Threads {
+    /// Threads in all, the caller's among them; 0 counts as 1.
+    pub count: usize,
+    /// The processors that workers may use, by number; empty for those of the process. The caller's thread is the caller's
+    /// matter ([`bind`]).
+    pub cpus: Vec<usize>,
+    /// Threads that wait poll for a moment before they sleep. To be false where threads are more than the processors that the
+    /// process may use, or than its quota of their time pays for: polling takes what the others need then.
+    pub spin: bool,
+}
+
+impl Threads {
+    /// `count` threads that run anywhere and poll.
+    pub fn of(count: usize) -> Threads {
+        Threads { count, cpus: Vec::new(), spin: true }
+    }
+}
+
+/// Lets the calling thread use only the processors `cpus`.
+///
+/// # Errors
+/// What the system says: mostly that none of them is there or open to the process.
+pub fn bind(cpus: &[usize]) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: an all-zero set is a valid one: it is plain bits.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        for &cpu in cpus {
+            if cpu >= libc::CPU_SETSIZE as usize {
+                return Err(std::io::Error::from(std::io::ErrorKind::InvalidInput));
+            }
+            // SAFETY: the number is below the size of the set.
+            unsafe { libc::CPU_SET(cpu, &mut set) };
+        }
+        // SAFETY: 0 is the calling thread, and the set is read within its size.
+        let result = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
+        if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = cpus;
+        Err(std::io::Error::from(std::io::ErrorKind::Unsupported))
+    }
+}
 
 thread_local! {
     /// True while this thread executes a piece: a loop started from there runs on this thread alone.
     static IN_PIECE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// One thread's share of the pieces. A cache line each, so that threads do not disturb each other.
+/// What belongs to one thread. The two cache lines are its own, so that threads do not disturb each other.
+#[derive(Default)]
+struct Slot {
+    share: Share,
+    offer: Offer,
+}
+
+/// A thread's share of the pieces.
 #[repr(align(128))]
 #[derive(Default)]
 struct Share {
@@ -32,20 +85,25 @@ struct Share {
     end: AtomicUsize,
 }
 
-/// The loop at hand, borrowed from the caller's stack for as long as the gate says.
+/// Twice the number of the loop that a worker may enter, plus [`INSIDE`] from when it entered until it left; 0 if there is
+/// nothing for it. The caller offers and withdraws, the worker enters and leaves.
+#[repr(align(128))]
+#[derive(Default)]
+struct Offer(AtomicUsize);
+
+/// The loop at hand, borrowed from the caller's stack for as long as a worker is inside.
 #[derive(Clone, Copy)]
 struct Job {
     body: *const (dyn Fn(usize) + Sync),
+    /// Threads that have a share.
+    shares: usize,
 }
 
 struct Shared {
-    /// Counts loops: a worker looks for work when it changes.
-    generation: AtomicUsize,
-    /// [`OPEN`] plus [`INSIDE`] for each worker that may read `job`.
-    gate: AtomicUsize,
-    /// Written by the caller only while the gate is 0; read by workers only between entering and leaving the gate.
+    /// Written by the caller only while no offer stands; read by workers only between entering and leaving.
     job: UnsafeCell<Option<Job>>,
-    shares: Vec<Share>,
+    slots: Vec<Slot>,
+    spin: bool,
     /// A piece panicked: the rest is not begun.
     stop: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -56,8 +114,8 @@ struct Shared {
 }
 
 // SAFETY: `job` is the only field that is not `Sync` by itself. It is written only by the thread that holds
-// `ThreadPool::busy` while the gate is 0 (closed, nobody inside), and read only by threads that are counted in the gate;
-// entering is an acquire operation on the value that the caller released after writing.
+// `ThreadPool::busy` while no worker has an offer, and read only by workers that entered: entering is an acquire operation on
+// the offer that the caller released after writing.
 unsafe impl Sync for Shared {}
 // SAFETY: the pointer in `job` refers to a `Sync` closure, which may be called from any thread.
 unsafe impl Send for Shared {}
@@ -69,12 +127,12 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     /// Takes pieces, first of share `me`, then what others have left.
-    fn work(&self, me: usize, body: &(dyn Fn(usize) + Sync)) {
+    fn work(&self, me: usize, job: &Job, body: &(dyn Fn(usize) + Sync)) {
         let before = IN_PIECE.replace(true);
-        let n = self.shares.len();
+        let n = job.shares;
         let result = catch_unwind(AssertUnwindSafe(|| {
             for k in 0..n {
-                let share = &self.shares[(me + k) % n];
+                let share = &self.slots[(me + k) % n].share;
                 let end = share.end.load(Ordering::Relaxed);
                 // Looking first keeps the counter from growing without bound.
                 while share.next.load(Ordering::Relaxed) < end && !self.stop.load(Ordering::Relaxed) {
@@ -93,57 +151,63 @@ impl Shared {
     }
 
     fn worker(&self, me: usize) {
-        let mut seen = 0;
+        let offer = &self.slots[me].offer.0;
+        let most = if self.spin { SPINS_BEFORE_SLEEP } else { 0 };
         loop {
             let mut spins = 0;
-            loop {
-                let now = self.generation.load(Ordering::Acquire);
-                if now != seen {
-                    seen = now;
-                    break;
+            let standing = loop {
+                let now = offer.load(Ordering::Acquire);
+                if now != 0 {
+                    break now;
                 }
                 if self.shutdown.load(Ordering::Relaxed) {
                     return;
                 }
-                if spins < SPINS_BEFORE_SLEEP {
+                if spins < most {
                     spins += 1;
                     std::hint::spin_loop();
                     continue;
                 }
-                // The counter goes up before the generation is looked at again, and the caller bumps the generation before
-                // it looks at the counter (all sequentially consistent): one of the two sees the other.
+                // The counter goes up before the offer is looked at again, and the caller offers before it looks at the
+                // counter (all sequentially consistent): one of the two sees the other.
                 let mut guard = lock(&self.sleep);
                 self.sleepers.fetch_add(1, Ordering::SeqCst);
-                while self.generation.load(Ordering::SeqCst) == seen && !self.shutdown.load(Ordering::SeqCst) {
+                while offer.load(Ordering::SeqCst) == 0 && !self.shutdown.load(Ordering::SeqCst) {
                     guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
                 }
                 self.sleepers.fetch_sub(1, Ordering::SeqCst);
-            }
-            if !self.enter() {
+            };
+            // Another loop may have begun meanwhile: its offer has another number.
+            if offer.compare_exchange(standing, standing | INSIDE, Ordering::Acquire, Ordering::Relaxed).is_err() {
                 continue;
             }
-            // SAFETY: this thread is counted in the gate, so the caller neither writes `job` nor returns (and ends the
-            // closure's borrow) before `leave` below.
+            // SAFETY: this thread is inside, so the caller neither writes `job` nor returns (and ends the closure's borrow)
+            // before the offer is 0 again, below.
             let job = unsafe { *self.job.get() };
             if let Some(job) = job {
-                // SAFETY: as above: the closure outlives this worker's stay inside the gate.
-                self.work(me, unsafe { &*job.body });
+                // SAFETY: as above: the closure outlives this worker's stay.
+                self.work(me, &job, unsafe { &*job.body });
             }
-            // Release: what the pieces wrote is there before the caller sees the gate empty.
-            self.gate.fetch_sub(INSIDE, Ordering::Release);
+            // Release: what the pieces wrote is there before the caller sees that this worker has left.
+            offer.store(0, Ordering::Release);
         }
     }
 
-    /// Counts this worker in, if a loop is open.
-    fn enter(&self) -> bool {
-        let mut gate = self.gate.load(Ordering::Relaxed);
-        while gate & OPEN != 0 {
-            match self.gate.compare_exchange_weak(gate, gate + INSIDE, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return true,
-                Err(found) => gate = found,
+    /// Withdraws what worker `me` has not taken up, or waits until it has left.
+    fn close(&self, me: usize, offered: usize) {
+        let offer = &self.slots[me].offer.0;
+        if offer.compare_exchange(offered, 0, Ordering::Acquire, Ordering::Acquire).is_ok() {
+            return;
+        }
+        let mut spins = if self.spin { 0 } else { SPINS_BEFORE_YIELD };
+        while offer.load(Ordering::Acquire) != 0 {
+            spins += 1;
+            if spins < SPINS_BEFORE_YIELD {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
             }
         }
-        false
     }
 }
 
@@ -155,6 +219,10 @@ pub struct ThreadPool {
     workers: Vec<JoinHandle<()>>,
     /// Held by the thread whose loop the workers are on.
     busy: AtomicBool,
+    /// Counts loops.
+    loops: AtomicUsize,
+    /// True if every worker runs on the processors that were asked for.
+    bound: bool,
 }
 
 impl fmt::Debug for ThreadPool {
@@ -167,12 +235,17 @@ impl ThreadPool {
     /// A pool of `threads` threads in all, the caller's among them; 0 counts as 1. If the system refuses to start one, the
     /// pool has those that it did start ([`ThreadPool::threads`] tells).
     pub fn new(threads: usize) -> ThreadPool {
-        let threads = threads.clamp(1, 1024);
+        ThreadPool::with(&Threads::of(threads))
+    }
+
+    /// [`ThreadPool::new`], with workers on some processors only. Where the system does not let them, they run anywhere
+    /// ([`ThreadPool::is_bound`] tells).
+    pub fn with(threads: &Threads) -> ThreadPool {
+        let count = threads.count.clamp(1, 1024);
         let shared = Arc::new(Shared {
-            generation: AtomicUsize::new(0),
-            gate: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
-            shares: (0..threads).map(|_| Share::default()).collect(),
+            slots: (0..count).map(|_| Slot::default()).collect(),
+            spin: threads.spin,
             stop: AtomicBool::new(false),
             panic: Mutex::new(None),
             sleepers: AtomicUsize::new(0),
@@ -180,13 +253,29 @@ impl ThreadPool {
             wake: Condvar::new(),
             shutdown: AtomicBool::new(false),
         });
-        let workers = (1..threads)
+        let (tell, told) = std::sync::mpsc::channel();
+        let workers: Vec<JoinHandle<()>> = (1..count)
             .map_while(|me| {
-                let shared = Arc::clone(&shared);
-                std::thread::Builder::new().name(format!("kernels-{me}")).spawn(move || shared.worker(me)).ok()
+                let (shared, cpus, tell) = (Arc::clone(&shared), threads.cpus.clone(), tell.clone());
+                let begin = move || {
+                    if !cpus.is_empty() {
+                        // Nobody listens any more only if the pool is gone.
+                        let _ = tell.send(bind(&cpus).is_ok());
+                    }
+                    drop(tell);
+                    shared.worker(me);
+                };
+                std::thread::Builder::new().name(format!("kernels-{me}")).spawn(begin).ok()
             })
             .collect();
-        ThreadPool { shared, workers, busy: AtomicBool::new(false) }
+        drop(tell);
+        let bound = !threads.cpus.is_empty() && told.iter().all(|ok| ok);
+        ThreadPool { shared, workers, busy: AtomicBool::new(false), loops: AtomicUsize::new(0), bound }
+    }
+
+    /// True if processors were asked for and every worker runs on these.
+    pub fn is_bound(&self) -> bool {
+        self.bound
     }
 
     /// Number of threads, the caller's among them.
@@ -209,38 +298,32 @@ impl ThreadPool {
             return;
         }
         let shared = &*self.shared;
-        let n = shared.shares.len();
-        for (t, share) in shared.shares.iter().enumerate() {
+        // No more threads than pieces.
+        let n = (self.workers.len() + 1).min(pieces);
+        for (t, slot) in shared.slots[..n].iter().enumerate() {
             // Widened, since `pieces * t` may overflow a usize.
             let cut = |t: usize| (pieces as u128 * t as u128 / n as u128) as usize;
-            share.next.store(cut(t), Ordering::Relaxed);
-            share.end.store(cut(t + 1), Ordering::Relaxed);
+            slot.share.next.store(cut(t), Ordering::Relaxed);
+            slot.share.end.store(cut(t + 1), Ordering::Relaxed);
         }
         shared.stop.store(false, Ordering::Relaxed);
-        // SAFETY: only the lifetime changes. The borrow lasts until the gate is closed and empty, which is awaited below
-        // before this function returns or unwinds (`work` catches the panics of `body`).
+        // SAFETY: only the lifetime changes. The borrow lasts until every offer is withdrawn or its worker has left, which is
+        // awaited below before this function returns or unwinds (`work` catches the panics of `body`).
         let body_static: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(body) };
-        // SAFETY: `busy` makes this thread the only writer, and the gate is 0: no worker reads.
-        unsafe { *shared.job.get() = Some(Job { body: body_static }) };
-        shared.gate.store(OPEN, Ordering::Release);
-        shared.generation.fetch_add(1, Ordering::SeqCst);
+        let job = Job { body: body_static, shares: n };
+        // SAFETY: `busy` makes this thread the only writer, and no offer stands: no worker reads.
+        unsafe { *shared.job.get() = Some(job) };
+        // Never 0, and another number than that of any loop that a worker may still have in mind.
+        let offered = (self.loops.fetch_add(1, Ordering::Relaxed) & (usize::MAX >> 2)) * 2 + 2;
+        for slot in &shared.slots[1..n] {
+            slot.offer.0.store(offered, Ordering::SeqCst);
+        }
         if shared.sleepers.load(Ordering::SeqCst) > 0 {
             drop(lock(&shared.sleep));
             shared.wake.notify_all();
         }
-        shared.work(0, body);
-        // Closed: whoever is not inside by now stays outside. Acquire: what the workers wrote is there afterwards.
-        let mut gate = shared.gate.fetch_and(!OPEN, Ordering::AcqRel) & !OPEN;
-        let mut spins = 0;
-        while gate != 0 {
-            spins += 1;
-            if spins < SPINS_BEFORE_YIELD {
-                std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
-            }
-            gate = shared.gate.load(Ordering::Acquire);
-        }
+        shared.work(0, &job, body);
+        (1..n).for_each(|me| shared.close(me, offered));
         let panic = lock(&shared.panic).take();
         self.busy.store(false, Ordering::Release);
         if let Some(payload) = panic {

@@ -57,6 +57,13 @@ wide! {
         }
     }
 
+    /// `x = x·a + y·b`, rounded after each operation.
+    pub(crate) fn blend(x: &mut [f32], a: f32, y: &[f32], b: f32) {
+        for (v, w) in x.iter_mut().zip(y) {
+            *v = *v * a + w * b;
+        }
+    }
+
     /// `x = x/divisor`.
     pub(crate) fn divide(x: &mut [f32], divisor: f32) {
         for v in x {

@@ -1,6 +1,7 @@
 //! Attention against a plain definition in f64, rows against batches, threads against one thread.
 
 use pteron_kernels::attention::{SdpaOptions, custom_sdpa, scaled_dot_product_attention, sdpa_with_kv_cache};
+use pteron_kernels::quant::{Coded, custom_quantized_sdpa};
 use pteron_kernels::simd::Isa;
 use pteron_kernels::{Context, KernelError};
 use pteron_tensor::{B8, DType, Tensor, Tolerance, View, cast_bytes};
@@ -444,4 +445,96 @@ fn empty_operands_give_empty_results() {
     scaled_dot_product_attention(&ctx, &q.view(), &k.view(), &k.view(), None, false, None, false, &mut out.view_mut())
         .unwrap();
     assert!(out.view().to_f64_vec().iter().all(|&x| x == 0.0));
+}
+
+/// i8 codes with a scale and a zero point for each row, and the numbers that they are.
+fn coded(seed: u64, sizes: [usize; 4]) -> ([Tensor; 3], Tensor) {
+    let codes = noise(seed, DType::F32, &sizes).view().to_f64_vec();
+    let codes: Vec<i8> = codes.iter().map(|x| (x * 60.0) as i8).collect();
+    let params = [sizes[0], sizes[1], sizes[2], 1];
+    let scales: Vec<f32> = noise(seed + 1, DType::F32, &params)
+        .view()
+        .to_f64_vec()
+        .iter()
+        .map(|x| (0.01 + x.abs() * 0.01) as f32)
+        .collect();
+    let zeros: Vec<i8> =
+        noise(seed + 2, DType::F32, &params).view().to_f64_vec().iter().map(|x| (x * 9.0) as i8).collect();
+    let row = |i: usize| i / sizes[3];
+    let numbers: Vec<f32> = codes
+        .iter()
+        .enumerate()
+        .map(|(i, &c)| (i32::from(c) - i32::from(zeros[row(i)])) as f32 * scales[row(i)])
+        .collect();
+    let parts = [
+        Tensor::of(&sizes, &codes).unwrap(),
+        Tensor::of(&params, &scales).unwrap(),
+        Tensor::of(&params, &zeros).unwrap(),
+    ];
+    (parts, Tensor::of(&sizes, &numbers).unwrap())
+}
+
+fn part([codes, scales, zero_points]: &[Tensor; 3]) -> Coded<'_> {
+    Coded { codes: codes.view(), scales: scales.view(), zero_points: zero_points.view() }
+}
+
+#[test]
+fn codes_are_attended_to_as_the_numbers_that_they_are() {
+    for (s, t, start) in [(1, 700, 650), (1, 20, 3), (37, 300, 200)] {
+        for seq2 in [false, true] {
+            let (hq, hkv, d) = (6, 2, 24);
+            let sizes = |len: usize, heads: usize| if seq2 { [1, heads, len, d] } else { [1, len, heads, d] };
+            let (q, q_numbers) = coded(1, sizes(s, hq));
+            let (k, k_numbers) = coded(11, sizes(t, hkv));
+            let (v, v_numbers) = coded(21, sizes(t, hkv));
+            let options = SdpaOptions { is_causal: true, is_seq_at_dim_2: seq2, ..SdpaOptions::default() };
+            let mut results = Vec::new();
+            for threads in [1, 3] {
+                let ctx = Context::new(threads);
+                let mut out = Tensor::zeros(DType::F32, &sizes(s, hq)).unwrap();
+                let (q, k, v) = (part(&q), part(&k), part(&v));
+                custom_quantized_sdpa(&ctx, [&q, &k, &v], start, None, options, &mut out.view_mut()).unwrap();
+                results.push(out.bytes().to_vec());
+                let mut plain = Tensor::zeros(DType::F32, &sizes(s, hq)).unwrap();
+                let [q, k, v] = [&q_numbers, &k_numbers, &v_numbers].map(Tensor::view);
+                custom_sdpa(&ctx, &q, &k, &v, start, None, options, &mut plain.view_mut()).unwrap();
+                results.push(plain.bytes().to_vec());
+            }
+            assert!(results.iter().all(|r| *r == results[0]), "{s} {t} {seq2}");
+            assert!(results[0].iter().any(|&b| b != 0));
+        }
+    }
+}
+
+#[test]
+fn keys_that_a_mask_hides_are_passed_over() {
+    // A causal mask over a long cache: what it hides is not even a number.
+    let (s, t, start) = (5, 600, 140);
+    for (threads, dtype) in [(1, DType::F32), (3, DType::F32), (3, DType::BF16)] {
+        let ctx = Context::new(threads);
+        let q = noise(1, dtype, &[1, s, 4, 16]);
+        let (mut k, mut v) = (noise(2, dtype, &[1, t, 2, 16]), noise(3, dtype, &[1, t, 2, 16]));
+        let mut mask = Tensor::zeros(DType::F32, &[s, t]).unwrap();
+        for i in 0..s * t {
+            if i % t > start + i / t {
+                mask.view_mut().set_scalar(i, pteron_tensor::Scalar::Float(f64::NEG_INFINITY)).unwrap();
+            }
+        }
+        let mut causal = Tensor::zeros(dtype, &[1, s, 4, 16]).unwrap();
+        let options = SdpaOptions { is_causal: true, ..SdpaOptions::default() };
+        let views = (q.view(), k.view(), v.view());
+        custom_sdpa(&ctx, &views.0, &views.1, &views.2, start as i64, None, options, &mut causal.view_mut()).unwrap();
+        // Blocks that are wholly hidden.
+        for i in 256 * 2 * 16..t * 2 * 16 {
+            for x in [&mut k, &mut v] {
+                x.view_mut().set_scalar(i, pteron_tensor::Scalar::Float(f64::NAN)).unwrap();
+            }
+        }
+        let mut masked = Tensor::zeros(dtype, &[1, s, 4, 16]).unwrap();
+        let views = (q.view(), k.view(), v.view());
+        let none = SdpaOptions::default();
+        custom_sdpa(&ctx, &views.0, &views.1, &views.2, start as i64, Some(&mask.view()), none, &mut masked.view_mut())
+            .unwrap();
+        assert_eq!(causal.bytes(), masked.bytes(), "{threads} {dtype}");
+    }
 }

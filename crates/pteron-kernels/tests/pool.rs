@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pteron_kernels::ThreadPool;
+use pteron_kernels::{ThreadPool, Threads, bind};
 
 fn counts(pool: &ThreadPool, pieces: usize) -> Vec<usize> {
     let counts: Vec<AtomicUsize> = (0..pieces).map(|_| AtomicUsize::new(0)).collect();
@@ -113,4 +113,44 @@ fn dropping_ends_the_workers() {
         assert_eq!(counts(&pool, 4), vec![1; 4]);
     }
     drop(ThreadPool::new(4));
+}
+
+#[test]
+fn threads_that_do_not_poll_do_the_same_work() {
+    // More threads than there are processors, none of which waits by polling.
+    let pool = ThreadPool::with(&Threads { spin: false, ..Threads::of(16) });
+    for _ in 0..200 {
+        assert_eq!(counts(&pool, 33), vec![1; 33]);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn workers_run_where_they_are_told() {
+    // A processor that this process may use is the one that it runs on.
+    let here = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let cpu: usize = here.rsplit(')').next().unwrap().split_whitespace().nth(36).unwrap().parse().unwrap();
+    let pool = ThreadPool::with(&Threads { cpus: vec![cpu], ..Threads::of(3) });
+    assert!(pool.is_bound());
+    assert_eq!(counts(&pool, 50), vec![1; 50]);
+    let allowed = std::sync::Mutex::new(Vec::new());
+    std::thread::spawn(move || {
+        bind(&[cpu]).unwrap();
+        let pool = ThreadPool::with(&Threads { cpus: vec![cpu], ..Threads::of(2) });
+        let barrier = std::sync::Barrier::new(2);
+        pool.run(2, &|_| {
+            barrier.wait();
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let list = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).unwrap();
+            allowed.lock().unwrap().push(list.trim().to_owned());
+        });
+        assert_eq!(allowed.into_inner().unwrap(), [cpu.to_string(), cpu.to_string()]);
+    })
+    .join()
+    .unwrap();
+    // No such processor: the pool works, and says that it is not where it was wanted.
+    let pool = ThreadPool::with(&Threads { cpus: vec![1023], ..Threads::of(2) });
+    assert!(!pool.is_bound());
+    assert_eq!(counts(&pool, 9), vec![1; 9]);
+    assert!(bind(&[1 << 20]).is_err());
 }

@@ -36,6 +36,8 @@ pub struct LoadOptions {
     pub data: Vec<PathBuf>,
     /// Threads; [`host::default_threads`] if `None`.
     pub threads: Option<usize>,
+    /// The processors that they run on, but for the caller's thread; empty for those that [`host::threads`] takes.
+    pub cpus: Vec<usize>,
     /// Most memory in bytes that a program may declare: activations, state, constants that must be decoded, and what backends
     /// hold. Nothing past it is allocated. All the machine has if `None`.
     pub max_memory: Option<u64>,
@@ -263,8 +265,7 @@ impl Program {
 
     fn plan(path: PathBuf, lifted: Lifted, options: &LoadOptions) -> Result<Program, Error> {
         let Lifted { module, io, notes } = lifted;
-        let threads = options.threads.unwrap_or_else(host::default_threads);
-        let mut session = SessionOptions::with_threads(threads);
+        let mut session = SessionOptions::on(host::threads(options.threads, &options.cpus));
         session.max_memory = options.max_memory.or_else(host::physical_memory).unwrap_or(u64::MAX);
         session.fuel = options.max_operations;
         session.delegates = delegates();

@@ -89,6 +89,11 @@ impl ProgramDecoder {
         &self.program
     }
 
+    /// The program, to be called otherwise.
+    pub fn program_mut(&mut self) -> &mut Program {
+        &mut self.program
+    }
+
     /// [`TextDecoder::step`], with a hook around every node.
     ///
     /// # Errors

@@ -44,33 +44,68 @@ fn bandwidth_is_a_table_or_json() {
 }
 
 #[test]
-fn a_model_is_tables_or_json() {
+fn a_model_is_tables_or_rows() {
     let dir = with_program(&["--use-sdpa-with-kv-cache"]);
-    let args = ["bench", "model", "m.pte", "--prompt-tokens", "8,32", "--generate", "3", "--context", "0,16"];
-    let args = [&args[..], &["--threads", "1,2", "--repeat", "2", "--mib", "8", "--profile"]].concat();
-    let out = pteron(dir.path(), &args).ok();
+    let args = ["bench", "m.pte", "-p", "8,32", "-n", "3", "-d", "0,16", "-t", "1,2", "-r", "2", "--mib", "8"];
+    let with = |more: &[&str]| pteron(dir.path(), &[&args[..], more].concat());
+    let out = with(&["--profile", "--profile-trace", "trace.json"]).ok();
     let mut parts = out.split("\n\n").filter(|p| p.starts_with("| "));
-    is_table(parts.next().unwrap().trim_end(), 8);
+    is_table(parts.next().unwrap().trim_end(), 12);
     is_table(parts.next().unwrap().trim_end(), 2);
-    assert!(out.contains("| 1 | pp32 | ") && out.contains("| 2 | tg3 at 16 | "), "{out}");
-    assert!(out.contains("m.pte: ") && out.contains("856,705 elements of constants"), "{out}");
-    assert_eq!(out.matches("| aten::linear | ").count(), 4, "{out}");
+    for test in ["pp8", "pp32", "tg3", "pp8 @ d16", "pp32 @ d16", "tg3 @ d16"] {
+        assert_eq!(out.matches(&format!(" | {test} | ")).count(), 2, "{test}: {out}");
+    }
+    assert!(out.contains("| m.pte f32 | ") && out.contains(" | 856,705 | CPU | "), "{out}");
+    // A profile for each test: layers of one input are one call.
+    assert_eq!(out.matches("| aten::linear | ").count(), 12, "{out}");
+    assert!(out.contains("| aten::linear | 17 | 29 | "), "{out}");
+    let trace: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(dir.path().join("trace.json")).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let linear = |e: &&serde_json::Value| e["name"] == "aten::linear";
+    assert_eq!(events.iter().filter(linear).count(), 2 * 2 * (17 + 17 + 3 * 17));
+    assert!(events.iter().filter(|e| e["ph"] == "X").all(|e| e["ts"].is_number() && e["dur"].is_number()));
 
-    let json = pteron(dir.path(), &[&args[..], &["--json"]].concat()).json();
-    for t in json["threads"].as_array().unwrap() {
-        assert!(positive(&t["load_seconds"]) && positive(&t["limits"]["memory_gb_per_s"]));
-        for p in t["prefill"].as_array().unwrap() {
-            assert!(positive(&p["tokens_per_s"]) && positive(&p["of_peak"]), "{p}");
-            assert_eq!(p["seconds"].as_array().unwrap().len(), 2);
+    let rows = with(&["-o", "json"]).json();
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), 12);
+    for r in rows {
+        for field in ["avg_ns", "avg_ts", "machine", "achieved", "share", "load_ms", "first_token_ms"] {
+            assert!(positive(&r[field]), "{field}: {r}");
         }
-        for d in t["decode"].as_array().unwrap() {
-            assert!(positive(&d["tokens_per_s"]) && positive(&d["of_memory_bandwidth"]), "{d}");
-        }
-        assert_eq!(t["profiles"].as_array().unwrap().len(), 2);
+        assert!(r["stddev_ts"].is_number() && r["stddev_ns"].is_number());
+        assert_eq!(r["samples_ts"].as_array().unwrap().len(), 2);
+        assert_eq!((&r["type_k"], &r["model_type"]), (&"f32".into(), &"f32".into()));
         if cfg!(target_os = "linux") {
-            assert!(positive(&t["peak_memory"]["anonymous"]) && positive(&t["peak_memory"]["resident"]));
+            assert!(positive(&r["peak_rss_bytes"]) && positive(&r["peak_rss_anon_bytes"]));
         }
     }
+    let key = |r: &serde_json::Value| ["n_threads", "n_prompt", "n_gen", "n_depth"].map(|f| r[f].as_u64().unwrap());
+    let keys: Vec<[u64; 4]> = rows[..6].iter().map(key).collect();
+    assert_eq!(keys, [[1, 8, 0, 0], [1, 32, 0, 0], [1, 0, 3, 0], [1, 8, 0, 16], [1, 32, 0, 16], [1, 0, 3, 16]]);
+
+    let lines =
+        pteron(dir.path(), &["bench", "-m", "m.pte", "-p", "8", "-n", "0", "-r", "1", "--mib", "1", "-o", "jsonl"])
+            .ok();
+    assert_eq!(lines.lines().count(), 1);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&lines).unwrap()["n_prompt"], 8);
+    let csv = pteron(dir.path(), &["bench", "m.pte", "-p", "0", "-n", "2", "-r", "1", "--mib", "1", "-o", "csv"]).ok();
+    let mut cells = csv.lines().map(|l| l.split(',').count());
+    assert!(csv.starts_with("build_commit,") && csv.contains(",n_prompt,n_gen,n_depth,"), "{csv}");
+    assert_eq!((cells.next(), cells.clone().count()), (cells.next(), 0));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_run_where_they_are_told() {
+    let dir = with_program(&["--use-sdpa-with-kv-cache"]);
+    let args = ["bench", "m.pte", "-p", "8", "-n", "0", "-r", "1", "--mib", "1", "-o", "json", "--cpu-mask"];
+    let rows = pteron(dir.path(), &[&args[..], &["0x1"]].concat()).json();
+    assert_eq!((&rows[0]["cpu_mask"], &rows[0]["n_threads"]), (&"0x1".into(), &1.into()));
+    let e = pteron(dir.path(), &[&args[..], &["1023-1023"]].concat()).fails(2);
+    assert!(e.contains("does not let this process run there"), "{e}");
+    let e = pteron(dir.path(), &[&args[..], &["xyz"]].concat()).fails(2);
+    assert!(e.contains("no mask in hexadecimal digits"), "{e}");
 }
 
 /// glass-en has 4 layers of width 128 with 4 heads of 32 on 2, 341 wide inside, and 1024 tokens, all f32. Its embedding
@@ -81,11 +116,10 @@ fn work_is_counted_as_by_hand() {
     const NORMS: u64 = 9 * 128 + 1;
     const HEAD: u64 = 1024 * 128;
     let measured = |dir: &std::path::Path| {
-        let args = ["bench", "model", "m.pte", "--prompt-tokens", "8", "--generate", "3", "--context", "16"];
-        let json =
-            pteron(dir, &[&args[..], &["--threads", "1", "--repeat", "1", "--mib", "1", "--json"]].concat()).json();
-        let t = json["threads"][0].clone();
-        (t["prefill"][0].clone(), t["decode"][0].clone())
+        let args =
+            ["bench", "m.pte", "-p", "8", "-n", "3", "-d", "0,16", "-t", "1", "-r", "1", "--mib", "1", "-o", "json"];
+        let rows = pteron(dir, &args).json();
+        (rows[0].clone(), rows[3].clone())
     };
 
     let (prefill, decode) = measured(with_program(&["--use-sdpa-with-kv-cache"]).path());
@@ -132,16 +166,18 @@ fn what_cannot_be_measured_is_told() {
     for (code, args, said) in [
         (2, &["bandwidth", "--threads", "0"][..], "--threads has 0"),
         (2, &["bandwidth", "--mib", "0"], "--mib is 0"),
-        (2, &["model", "m.pte", "--repeat", "0"], "--repeat is 0"),
-        (2, &["model", "m.pte", "--prompt-tokens", "0"], "--prompt-tokens has 0"),
+        (2, &["m.pte", "-r", "0"], "repetitions is 0"),
+        (2, &["m.pte", "-p", "0", "-n", "0"], "nothing to measure"),
+        (2, &[], "no program"),
+        (2, &["m.pte", "-t", "0"], "--threads has 0"),
         (2, &["export", "glass-en", "--export-only"], "--export-only writes nothing"),
         (2, &["export", "glass-en", "-o", "kept.pte"], "-o is the folder"),
         (1, &["export", "glass-en", "-o", "absent"], "absent"),
         (1, &["export", "absent"], "absent"),
-        (1, &["model", "absent.pte"], "absent.pte"),
-        (1, &["model", "uncached.pte"], "no KV cache"),
-        (1, &["model", "m.pte"], "need 512 positions, the program has 128"),
-        (1, &["model", "m.pte", "--prompt-tokens", "8"], "need 576 positions, the program has 128"),
+        (1, &["absent.pte"], "absent.pte"),
+        (1, &["uncached.pte"], "no KV cache"),
+        (1, &["m.pte"], "pp512 needs 512 positions, the program has 128"),
+        (1, &["m.pte", "-p", "8", "-n", "4", "-d", "125"], "pp8 after 125 needs 133 positions, the program has 128"),
     ] {
         let e = pteron(dir.path(), &[&["bench"], args].concat()).fails(code);
         assert!(e.contains(said), "{args:?}: {e}");

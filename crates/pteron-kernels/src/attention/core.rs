@@ -6,17 +6,23 @@
 //! are merged in their order, so a query's result does not depend on its tile, on the other queries, or on whether the
 //! blocks were computed by one thread or several.
 
-use pteron_tensor::B8;
+use std::cell::RefCell;
 
-use crate::Context;
+use half::bf16;
+use pteron_tensor::{B8, DType};
+
 use crate::matmul::gemm::Rounded;
 use crate::operand::SharedMut;
+use crate::quant::dequantize::{Dequantizer, Form};
 use crate::simd::{DotArgs, Kernels, MatrixElement, NnArgs, NtArgs, PanelLine};
+use crate::{Context, wide};
 
 /// Keys in a block.
 const KV_BLOCK: usize = 128;
 /// Query rows (positions times heads of a group) that a tile aims at.
 const TILE_ROWS: usize = 48;
+/// Multiply-adds below which waking another thread costs more than it saves.
+const SMALL: usize = 256 * 1024;
 
 /// A `[batch, head, position, dimension]` tensor: rows of contiguous elements.
 #[derive(Clone, Copy)]
@@ -98,15 +104,30 @@ impl Problem<'_> {
 }
 
 /// Softmax state of a tile: numerators' reference and sum of each row, and weighted values.
-struct State {
-    max: Vec<f32>,
-    sum: Vec<f32>,
-    out: Vec<f32>,
+struct State<'a> {
+    max: &'a mut [f32],
+    sum: &'a mut [f32],
+    out: &'a mut [f32],
 }
 
-impl State {
-    fn new(rows: usize, width: usize) -> State {
-        State { max: vec![f32::NEG_INFINITY; rows], sum: vec![0.0; rows], out: vec![0.0; rows * width] }
+impl<'a> State<'a> {
+    /// Elements that a state of `rows` rows takes.
+    fn len(rows: usize, width: usize) -> usize {
+        rows * (2 + width)
+    }
+
+    /// That of a tile that has seen nothing, in `memory` of [`State::len`] elements.
+    fn new(memory: &'a mut [f32], rows: usize) -> State<'a> {
+        memory.fill(0.0);
+        memory[..rows].fill(f32::NEG_INFINITY);
+        State::of(memory, rows)
+    }
+
+    /// What is in `memory`.
+    fn of(memory: &'a mut [f32], rows: usize) -> State<'a> {
+        let (max, rest) = memory.split_at_mut(rows);
+        let (sum, out) = rest.split_at_mut(rows);
+        State { max, sum, out }
     }
 
     /// Merges a later block's row.
@@ -118,9 +139,7 @@ impl State {
         let (a, b) = (weight(self.max[r]), weight(max));
         self.max[r] = joint;
         self.sum[r] = self.sum[r] * a + sum * b;
-        for (o, &v) in self.out[r * width..(r + 1) * width].iter_mut().zip(out) {
-            *o = *o * a + v * b;
-        }
+        wide::blend(&mut self.out[r * width..(r + 1) * width], a, out, b);
     }
 }
 
@@ -134,45 +153,147 @@ struct Tile {
     count: usize,
 }
 
+/// Keys or values.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a, T> {
+    /// As they are.
+    Plain(Rows<'a, T>),
+    /// As codes, each row with a scale and a zero point: of f32 only.
+    Codes(Codes<'a>),
+}
+
+/// Rows of codes: `(code - zero point)·scale`.
+#[derive(Clone, Copy)]
+pub(super) struct Codes<'a> {
+    pub(super) codes: Rows<'a, i8>,
+    /// Rows of one element.
+    pub(super) scales: Rows<'a, f32>,
+    pub(super) zero_points: Rows<'a, i8>,
+}
+
+impl Codes<'_> {
+    /// `n` rows from position `j0` on as numbers, one behind the other.
+    fn numbers(&self, batch: usize, head: usize, j0: usize, n: usize, width: usize, out: &mut Vec<f32>) {
+        out.resize(n * width, 0.0);
+        for (j, row) in out.chunks_exact_mut(width.max(1)).enumerate() {
+            let at = |r: [usize; 3]| batch * r[0] + head * r[1] + (j0 + j) * r[2];
+            let strides = |batch, head, pos| [batch, head, pos];
+            let (c, s, z) = (&self.codes, &self.scales, &self.zero_points);
+            let from = at(strides(c.batch, c.head, c.pos));
+            let scale = s.data[at(strides(s.batch, s.head, s.pos))];
+            let zero = z.data[at(strides(z.batch, z.head, z.pos))];
+            let d = Dequantizer::new(Form::Integer, f64::from(scale), i64::from(zero));
+            d.row(&c.data[from..from + width], row);
+        }
+    }
+}
+
+impl<T: MatrixElement> Source<'_, T> {
+    fn hold(&self, batches: usize, heads: usize, positions: usize, width: usize) -> bool {
+        match self {
+            Source::Plain(r) => r.hold(batches, heads, positions, width),
+            Source::Codes(c) => {
+                T::DTYPE == DType::F32
+                    && c.codes.hold(batches, heads, positions, width)
+                    && c.scales.hold(batches, heads, positions, 1)
+                    && c.zero_points.hold(batches, heads, positions, 1)
+            }
+        }
+    }
+
+    /// Where the tile's `n` rows from position `j0` on begin, and the distance between them; codes become numbers in
+    /// `numbers`.
+    fn block(&self, t: Tile, j0: usize, n: usize, width: usize, numbers: &mut Vec<f32>) -> (*const T, usize) {
+        match self {
+            Source::Plain(r) => (r.data[t.batch * r.batch + t.kv_head * r.head + j0 * r.pos..].as_ptr(), r.pos),
+            Source::Codes(c) => {
+                c.numbers(t.batch, t.kv_head, j0, n, width, numbers);
+                // `hold` says that T is f32.
+                (numbers.as_ptr().cast(), width)
+            }
+        }
+    }
+}
+
 /// Queries, keys, values.
 pub(super) struct Inputs<'a, T> {
     pub(super) q: Rows<'a, T>,
-    pub(super) k: Rows<'a, T>,
-    pub(super) v: Rows<'a, T>,
+    pub(super) k: Source<'a, T>,
+    pub(super) v: Source<'a, T>,
 }
 
-/// Buffers of one piece.
-struct Scratch<T> {
+/// Memory of a thread, kept from piece to piece. What is kept is bounded by a tile's sizes.
+#[derive(Default)]
+struct Space {
     /// The tile's queries in f32, or
     q: Vec<f32>,
     /// in their own type, where there is a kernel for that.
-    narrow: Vec<T>,
+    narrow: Vec<bf16>,
     panel: Vec<PanelLine>,
     scores: Vec<f32>,
+    /// The block's maximum and sum of each row.
+    sums: Vec<(f32, f32)>,
     part: Vec<f32>,
+    /// Keys and values of a block of codes.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    state: Vec<f32>,
 }
 
-impl<T: MatrixElement> Scratch<T> {
-    /// With the tile's queries.
-    fn of(kernels: &Kernels, p: &Problem<'_>, q: &Rows<'_, T>, t: Tile) -> Scratch<T> {
+thread_local! {
+    static SPACE: RefCell<Space> = RefCell::default();
+    /// States of all blocks where these go to several threads.
+    static PARTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `f` with this thread's memory.
+fn with<S: Default, R>(key: &'static std::thread::LocalKey<RefCell<S>>, f: impl FnOnce(&mut S) -> R) -> R {
+    key.with(|s| match s.try_borrow_mut() {
+        Ok(mut s) => f(&mut s),
+        Err(_) => f(&mut S::default()),
+    })
+}
+
+impl Space {
+    /// Takes the tile's queries in and makes room for its scores.
+    fn prepare<T: MatrixElement>(&mut self, kernels: &Kernels, p: &Problem<'_>, q: &Rows<'_, T>, t: Tile) {
         let rows = p.group() * t.count;
         let own = T::own(kernels).is_some();
-        let mut wide = Vec::with_capacity(if own { 0 } else { rows * p.width });
-        let mut narrow = Vec::with_capacity(if own { rows * p.width } else { 0 });
+        self.q.clear();
+        self.narrow.clear();
         for g in 0..p.group() {
             for i in 0..t.count {
                 let at = t.batch * q.batch + (t.kv_head * p.group() + g) * q.head + (t.first + i) * q.pos;
                 let row = &q.data[at..at + p.width];
-                if own {
-                    narrow.extend_from_slice(row);
-                } else {
-                    wide.extend(row.iter().map(|x| x.widen()));
+                match bytemuck::try_cast_slice::<T, bf16>(row) {
+                    Ok(row) if own => self.narrow.extend_from_slice(row),
+                    _ => self.q.extend(row.iter().map(|x| x.widen())),
                 }
             }
         }
-        let (scores, part) = (vec![0.0; rows * KV_BLOCK], vec![0.0; rows * p.value_width]);
-        Scratch { q: wide, narrow, panel: Vec::new(), scores, part }
+        // Rows that were there before are written before they are read.
+        self.scores.resize(rows * KV_BLOCK, 0.0);
+        self.part.resize(rows * p.value_width, 0.0);
+        self.sums.resize(rows, (0.0, 0.0));
     }
+}
+
+/// True if the mask hides all keys `j0..j0 + n` from all queries of the tile.
+fn is_hidden(p: &Problem<'_>, t: Tile, j0: usize, n: usize) -> bool {
+    let Some(mask) = p.mask else { return false };
+    let [sb, sh, sq, sk] = mask.strides;
+    let heads = if sh == 0 { 1 } else { p.group() };
+    let queries = if sq == 0 { 1 } else { t.count };
+    (0..heads).all(|g| {
+        (0..queries).all(|i| {
+            let at = t.batch * sb + (t.kv_head * p.group() + g) * sh + (t.first + i) * sq + j0 * sk;
+            match mask.data {
+                MaskData::Add(m) if sk == 1 => m[at..at + n].iter().all(|&x| x == f32::NEG_INFINITY),
+                MaskData::Add(m) => (0..n).all(|j| m[at + j * sk] == f32::NEG_INFINITY),
+                MaskData::Keep(m) => (0..n).all(|j| !m[at + j * sk].get()),
+            }
+        })
+    })
 }
 
 /// Hides from `row`, the scores of keys `j0..`, what the rules hide, and adds the mask.
@@ -212,69 +333,63 @@ fn block<T: MatrixElement>(
     x: &Inputs<'_, T>,
     t: Tile,
     j0: usize,
-    scratch: &mut Scratch<T>,
-    state: &mut State,
+    space: &mut Space,
+    state: &mut State<'_>,
 ) {
     let (group, width) = (p.group(), p.value_width);
     let rows = group * t.count;
     let n = (j0 + KV_BLOCK).min(p.visible(t.first + t.count - 1).1) - j0;
-    let k = &x.k.data[t.batch * x.k.batch + t.kv_head * x.k.head + j0 * x.k.pos..];
-    // SAFETY: `run` checked that the keys `0..p.keys` of every head lie inside the data, and `j0 + n <= p.keys`; the scratch
-    // buffers have `rows` rows of `p.width` (those of the queries that are used) and of KV_BLOCK elements, and belong to this
-    // piece.
+    // What is hidden has no weight.
+    if is_hidden(p, t, j0, n) {
+        return;
+    }
+    let (w, ldw) = x.k.block(t, j0, n, p.width, &mut space.keys);
+    // SAFETY: `run` checked that the keys `0..p.keys` of every head lie inside the data, and `j0 + n <= p.keys`; the thread's
+    // buffers have `rows` rows of `p.width` (those of the queries that are used) and of KV_BLOCK elements.
     unsafe {
-        let (ldx, w, ldw, out, ldo) = (p.width, k.as_ptr(), x.k.pos, scratch.scores.as_mut_ptr(), KV_BLOCK);
+        let (ldx, out, ldo) = (p.width, space.scores.as_mut_ptr(), KV_BLOCK);
         match T::own(kernels) {
             Some(dot) => {
-                let q = scratch.narrow.as_ptr();
-                dot(DotArgs { x: q, ldx, w, ldw, out, ldo, m: rows, n, k: p.width }, &mut scratch.panel);
+                // Only bf16 has such a kernel.
+                let q = space.narrow.as_ptr().cast::<T>();
+                dot(DotArgs { x: q, ldx, w, ldw, out, ldo, m: rows, n, k: p.width }, &mut space.panel);
             }
             None => {
-                let q = scratch.q.as_ptr();
+                let q = space.q.as_ptr();
                 (T::nt(kernels))(NtArgs { x: q, ldx, w, ldw, out, ldo, m: rows, n, k: p.width });
             }
         }
     }
-    let mut sums = [(0.0f32, 0.0f32); TILE_ROWS];
-    let mut many = Vec::new();
-    let sums: &mut [(f32, f32)] = if rows <= TILE_ROWS {
-        &mut sums[..rows]
-    } else {
-        many.resize(rows, (0.0, 0.0));
-        &mut many
-    };
     for g in 0..group {
         for i in 0..t.count {
             let r = g * t.count + i;
-            let row = &mut scratch.scores[r * KV_BLOCK..r * KV_BLOCK + n];
-            for s in row.iter_mut() {
-                *s *= p.scale;
-            }
+            let row = &mut space.scores[r * KV_BLOCK..r * KV_BLOCK + n];
+            wide::scale(row, p.scale);
             restrict(p, t.batch, t.kv_head * group + g, t.first + i, j0, row);
             let max = kernels.row_max(row);
             // Where nothing is seen, -∞ - 0 still gives 0, and NaN stays NaN.
             let reference = if max == f32::NEG_INFINITY { 0.0 } else { max };
-            sums[r] = (max, kernels.exp_sub_sum(row, reference));
+            space.sums[r] = (max, kernels.exp_sub_sum(row, reference));
         }
     }
-    let v = &x.v.data[t.batch * x.v.batch + t.kv_head * x.v.head + j0 * x.v.pos..];
+    let (b, ldb) = x.v.block(t, j0, n, width, &mut space.values);
     // SAFETY: as above, for the values; `part` has `rows` rows of `width` elements.
     unsafe {
         (T::nn(kernels))(NnArgs {
-            a: scratch.scores.as_ptr(),
+            a: space.scores.as_ptr(),
             a_row: KV_BLOCK,
             a_col: 1,
-            b: v.as_ptr(),
-            ldb: x.v.pos,
-            out: scratch.part.as_mut_ptr(),
+            b,
+            ldb,
+            out: space.part.as_mut_ptr(),
             ldo: width,
             m: rows,
             n: width,
             k: n,
         });
     }
-    for (r, &(max, sum)) in sums.iter().enumerate() {
-        state.merge_row(r, max, sum, &scratch.part[r * width..(r + 1) * width]);
+    for (r, &(max, sum)) in space.sums[..rows].iter().enumerate() {
+        state.merge_row(r, max, sum, &space.part[r * width..(r + 1) * width]);
     }
 }
 
@@ -285,15 +400,17 @@ fn blocks(p: &Problem<'_>, t: Tile) -> std::ops::Range<usize> {
 }
 
 /// Divides by the sums and rounds into the output, whose rows lie as `place` says.
-fn finish<T: Rounded>(p: &Problem<'_>, t: Tile, state: &mut State, out: &SharedMut<T>, place: [usize; 3]) {
+fn finish<T: Rounded>(p: &Problem<'_>, t: Tile, state: &mut State<'_>, out: &SharedMut<T>, place: [usize; 3]) {
     let width = p.value_width;
     for g in 0..p.group() {
         for i in 0..t.count {
             let r = g * t.count + i;
             let row = &mut state.out[r * width..(r + 1) * width];
             let sum = state.sum[r];
-            for o in row.iter_mut() {
-                *o = if sum == 0.0 && p.empty_is_zero { 0.0 } else { *o / sum };
+            if sum == 0.0 && p.empty_is_zero {
+                row.fill(0.0);
+            } else {
+                wide::divide(row, sum);
             }
             let at = t.batch * place[0] + (t.kv_head * p.group() + g) * place[1] + (t.first + i) * place[2];
             // SAFETY: `run` checked that all rows lie inside the output; each row belongs to one tile.
@@ -340,43 +457,64 @@ pub(super) fn run<T: MatrixElement + Rounded>(
             count: per_tile.min(p.queries - first),
         }
     };
+    let whole = |i: usize| {
+        let t = tile(i);
+        let rows = p.group() * t.count;
+        with(&SPACE, |space| {
+            space.prepare(kernels, p, &x.q, t);
+            let mut memory = std::mem::take(&mut space.state);
+            memory.resize(State::len(rows, p.value_width), 0.0);
+            let mut state = State::new(&mut memory, rows);
+            for b in blocks(p, t) {
+                block(kernels, p, x, t, b * KV_BLOCK, space, &mut state);
+            }
+            finish(p, t, &mut state, &out, place);
+            space.state = memory;
+        });
+    };
+    let seen: usize = (0..tiles).map(|i| blocks(p, tile(i)).len() * KV_BLOCK * per_tile).sum();
+    let work = seen.saturating_mul(p.batches * p.query_heads).saturating_mul(p.width + p.value_width);
+    if work <= SMALL {
+        (0..count).for_each(whole);
+        return;
+    }
     let widest = (0..tiles).map(|i| blocks(p, tile(i)).len()).max().unwrap_or(0);
     // Few tiles with many blocks (one token's decoding): the blocks go to the threads, and are merged afterwards in the
     // order in which one thread would have merged them.
-    if widest > 1 && count < 4 * ctx.pool().threads() {
-        let mut parts: Vec<State> = Vec::with_capacity(count * widest);
-        for i in 0..count {
-            let rows = p.group() * tile(i).count;
-            parts.extend((0..widest).map(|_| State::new(rows, p.value_width)));
-        }
-        let slots = SharedMut::new(&mut parts);
-        ctx.pool().run(count * widest, &|piece| {
-            let t = tile(piece / widest);
-            let Some(b) = blocks(p, t).nth(piece % widest) else { return };
-            // SAFETY: one slot a piece.
-            let state = unsafe { &mut *slots.at(piece) };
-            block(kernels, p, x, t, b * KV_BLOCK, &mut Scratch::of(kernels, p, &x.q, t), state);
-        });
-        for (i, parts) in parts.chunks(widest).enumerate() {
-            let t = tile(i);
-            let rows = p.group() * t.count;
-            let mut state = State::new(rows, p.value_width);
-            for part in &parts[..blocks(p, t).len()] {
-                for (r, row) in part.out.chunks(p.value_width.max(1)).enumerate() {
-                    state.merge_row(r, part.max[r], part.sum[r], row);
+    if widest > 1 && count < 4 * ctx.pool().threads() && ctx.pool().threads() > 1 {
+        let most = State::len(p.group() * per_tile, p.value_width);
+        with(&PARTS, |parts| {
+            parts.resize((count * widest + 1) * most, 0.0);
+            let slots = SharedMut::new(parts);
+            ctx.pool().run(count * widest, &|piece| {
+                let t = tile(piece / widest);
+                let rows = p.group() * t.count;
+                // SAFETY: one slot a piece, of the elements that the largest tile takes.
+                let memory = unsafe { std::slice::from_raw_parts_mut(slots.at(piece * most), most) };
+                let mut state = State::new(&mut memory[..State::len(rows, p.value_width)], rows);
+                if let Some(b) = blocks(p, t).nth(piece % widest) {
+                    with(&SPACE, |space| {
+                        space.prepare(kernels, p, &x.q, t);
+                        block(kernels, p, x, t, b * KV_BLOCK, space, &mut state);
+                    });
                 }
+            });
+            let (parts, last) = parts.split_at_mut(count * widest * most);
+            for (i, parts) in parts.chunks_mut(widest * most).enumerate() {
+                let t = tile(i);
+                let rows = p.group() * t.count;
+                let len = State::len(rows, p.value_width);
+                let mut state = State::new(&mut last[..len], rows);
+                for part in parts.chunks_mut(most).take(blocks(p, t).len()) {
+                    let part = State::of(&mut part[..len], rows);
+                    for (r, row) in part.out.chunks(p.value_width.max(1)).enumerate() {
+                        state.merge_row(r, part.max[r], part.sum[r], row);
+                    }
+                }
+                finish(p, t, &mut state, &out, place);
             }
-            finish(p, t, &mut state, &out, place);
-        }
+        });
         return;
     }
-    ctx.pool().run(count, &|i| {
-        let t = tile(i);
-        let mut scratch = Scratch::of(kernels, p, &x.q, t);
-        let mut state = State::new(p.group() * t.count, p.value_width);
-        for b in blocks(p, t) {
-            block(kernels, p, x, t, b * KV_BLOCK, &mut scratch, &mut state);
-        }
-        finish(p, t, &mut state, &out, place);
-    });
+    ctx.pool().run(count, &whole);
 }

@@ -1,6 +1,6 @@
 //! Attention: `llama::custom_sdpa`, `llama::sdpa_with_kv_cache` and `aten::scaled_dot_product_attention`.
 //!
-//! f32, f16 and bf16, summed in f32 and rounded once. A query's result is the same bit for bit whatever the number of
+//! f32, f16 and bf16, summed in f32 and rounded once; keys and values as codes of 8 bits as well. A query's result is the same bit for bit whatever the number of
 //! queries computed with it and the number of threads.
 
 mod cache;
@@ -9,9 +9,10 @@ mod core;
 use half::{bf16, f16};
 use pteron_tensor::{B8, DType, Shape, View, ViewMut};
 
-use self::core::{Inputs, Mask, MaskData, Problem, Rows};
+use self::core::{Codes, Inputs, Mask, MaskData, Problem, Rows, Source};
 use crate::matmul::gemm::Rounded;
 use crate::operand::{Operand, row_major, write_row_major};
+use crate::quant::Coded;
 use crate::simd::MatrixElement;
 use crate::{Context, KernelError, KernelResult};
 
@@ -117,15 +118,35 @@ pub fn custom_sdpa(
     options: SdpaOptions,
     out: &mut ViewMut<'_>,
 ) -> KernelResult {
-    custom("llama::custom_sdpa", ctx, q, k, v, start_pos, mask, options, out)
+    custom("llama::custom_sdpa", ctx, q, [k, v], None, start_pos, mask, options, out)
+}
+
+/// [`custom_sdpa`] with queries in f32 and keys and values as codes, which become numbers block by block.
+///
+/// # Errors
+/// As [`custom_sdpa`]; scales or zero points that do not fit the codes.
+pub(crate) fn custom_coded(
+    op: &'static str,
+    ctx: &Context,
+    q: &View<'_>,
+    kv: [&Coded<'_>; 2],
+    start_pos: i64,
+    mask: Option<&View<'_>>,
+    options: SdpaOptions,
+    out: &mut ViewMut<'_>,
+) -> KernelResult {
+    for c in kv {
+        c.check()?;
+    }
+    custom(op, ctx, q, [&kv[0].codes, &kv[1].codes], Some(kv), start_pos, mask, options, out)
 }
 
 fn custom(
     op: &'static str,
     ctx: &Context,
     q: &View<'_>,
-    k: &View<'_>,
-    v: &View<'_>,
+    [k, v]: [&View<'_>; 2],
+    coded: Option<[&Coded<'_>; 2]>,
     start_pos: i64,
     mask: Option<&View<'_>>,
     options: SdpaOptions,
@@ -172,7 +193,8 @@ fn custom(
         window: options.sliding_window,
         empty_is_zero: false,
     };
-    attend(op, ctx, [q, k, v], [dq, dk, dv], Layout::row_major(seq2, out), bounds, mask, options.scale, out)
+    let layout = Layout::row_major(seq2, out);
+    attend(op, ctx, [q, k, v], coded, [dq, dk, dv], layout, bounds, mask, options.scale, out)
 }
 
 /// Writes `k` and `v` into the caches from position `start_pos` on, then attends over the caches
@@ -204,7 +226,8 @@ pub fn sdpa_with_kv_cache(
     let value_rows = cache::plan(OP, v, &value_cache.as_view(), start_pos, seq2)?;
     cache::write(k, key_cache, key_rows, seq2);
     cache::write(v, value_cache, value_rows, seq2);
-    custom(OP, ctx, q, &key_cache.as_view(), &value_cache.as_view(), start_pos, mask, options, out)
+    let caches = [&key_cache.as_view(), &value_cache.as_view()];
+    custom(OP, ctx, q, caches, None, start_pos, mask, options, out)
 }
 
 /// `softmax(scale·q·kᵀ + mask)·v` (`aten::scaled_dot_product_attention` without dropout).
@@ -272,7 +295,8 @@ pub fn scaled_dot_product_attention(
     }
     let [q, k, v] = &[reshaped(OP, q, &qs, &qt)?, reshaped(OP, k, &ks, &kt)?, reshaped(OP, v, &vs, &vt)?];
     let bounds = Bounds { start: 0, keys: dk.len, causal: is_causal, window: None, empty_is_zero: true };
-    attend(OP, ctx, [q, k, v], [dq, dk, dv], Layout::row_major(true, out), bounds, attn_mask, scale, out)
+    let layout = Layout::row_major(true, out);
+    attend(OP, ctx, [q, k, v], None, [dq, dk, dv], layout, bounds, attn_mask, scale, out)
 }
 
 /// What [`heads`] computes, of views whose elements may lie anywhere.
@@ -323,7 +347,7 @@ pub fn heads(ctx: &Context, x: &Heads<'_>, out: &mut ViewMut<'_>) -> KernelResul
     let bounds = Bounds { start: 0, keys: dk.len, causal: false, window: None, empty_is_zero: x.empty_is_zero };
     let layout = Layout { seq_at_dim_2: true, out: [0, x.out[0], x.out[1]] };
     let qkv = [&x.q, &x.k, &x.v];
-    attend(OP, ctx, qkv, [dq, dk, dv], layout, bounds, x.mask.as_ref(), Some(x.scale), out)
+    attend(OP, ctx, qkv, None, [dq, dk, dv], layout, bounds, x.mask.as_ref(), Some(x.scale), out)
 }
 
 /// How operands lie.
@@ -371,6 +395,7 @@ fn attend(
     op: &'static str,
     ctx: &Context,
     qkv: [&View<'_>; 3],
+    coded: Option<[&Coded<'_>; 2]>,
     [dq, dk, dv]: [Dims; 3],
     layout: Layout,
     bounds: Bounds,
@@ -385,7 +410,8 @@ fn attend(
         return fail(op, format!("{} query heads are no multiple of {} key heads", dq.heads, dk.heads));
     }
     let dtype = qkv[0].dtype();
-    if qkv.iter().any(|v| v.dtype() != dtype) || out.dtype() != dtype {
+    let same = qkv[1..].iter().all(|v| v.dtype() == if coded.is_some() { DType::I8 } else { dtype });
+    if !same || out.dtype() != dtype || (coded.is_some() && dtype != DType::F32) {
         let [q, k, v] = qkv.map(|v| v.dtype());
         return fail(op, format!("types {q}, {k}, {v} of q, k, v into {}: one type expected", out.dtype()));
     }
@@ -406,6 +432,7 @@ fn attend(
         empty_is_zero: bounds.empty_is_zero,
     };
     let done = match dtype {
+        DType::F32 if coded.is_some() => coded.and_then(|kv| of_codes(ctx, &problem, qkv[0], kv, layout, out)),
         DType::F32 => typed::<f32>(ctx, &problem, qkv, layout, out),
         DType::F16 => typed::<f16>(ctx, &problem, qkv, layout, out),
         DType::BF16 => typed::<bf16>(ctx, &problem, qkv, layout, out),
@@ -423,6 +450,36 @@ fn typed<T: MatrixElement + Rounded>(
 ) -> Option<()> {
     let (q, k, v) = (rows_of::<T>(q)?, rows_of::<T>(k)?, rows_of::<T>(v)?);
     let at = layout.seq_at_dim_2;
-    let inputs = Inputs { q: rows(&q, at), k: rows(&k, at), v: rows(&v, at) };
+    let inputs = Inputs { q: rows(&q, at), k: Source::Plain(rows(&k, at)), v: Source::Plain(rows(&v, at)) };
     write_row_major::<T, _>(out, |all| core::run(ctx, problem, &inputs, all, layout.out))
+}
+
+fn of_codes(
+    ctx: &Context,
+    problem: &Problem<'_>,
+    q: &View<'_>,
+    kv: [&Coded<'_>; 2],
+    layout: Layout,
+    out: &mut ViewMut<'_>,
+) -> Option<()> {
+    let at = layout.seq_at_dim_2;
+    let q = rows_of::<f32>(q)?;
+    let parts = kv.map(|c| {
+        let codes = match c.codes.strides().last() {
+            Some(1) => Operand::<i8>::of(&c.codes),
+            _ => Operand::copied(&c.codes),
+        };
+        Some((codes?, Operand::<f32>::of(&c.scales)?, Operand::<i8>::of(&c.zero_points)?))
+    });
+    let [Some(k), Some(v)] = &parts else { return None };
+    let inputs = Inputs { q: rows(&q, at), k: codes_of(k, at), v: codes_of(v, at) };
+    write_row_major::<f32, _>(out, |all| core::run(ctx, problem, &inputs, all, layout.out))
+}
+
+/// Codes with their scales and zero points.
+type CodedOperand<'a> = (Operand<'a, i8>, Operand<'a, f32>, Operand<'a, i8>);
+
+fn codes_of<'a>((codes, scales, zero_points): &'a CodedOperand<'_>, seq_at_dim_2: bool) -> Source<'a, f32> {
+    let at = seq_at_dim_2;
+    Source::Codes(Codes { codes: rows(codes, at), scales: rows(scales, at), zero_points: rows(zero_points, at) })
 }

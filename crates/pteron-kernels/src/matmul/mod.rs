@@ -111,6 +111,7 @@ pub fn linear(
         return by_type(ctx, OP, &mats, weight, w_strides, epilogue, out);
     }
     check(OP, bias_dtype == x.dtype(), || format!("a bias of {bias_dtype} beside operands of {}", x.dtype()))?;
+    ctx.note_scalar();
     macro_rules! exact {
         ($($d:ident: $t:ty),*) => {
             match x.dtype() {
@@ -442,6 +443,7 @@ fn batched(
         let b_strides = [b.strides()[rb - 2], b.strides()[rb - 1]];
         return by_type(ctx, op, &mats, b, b_strides, Epilogue { bias: None, blend }, out);
     }
+    ctx.note_scalar();
     macro_rules! exact {
         ($($d:ident: $t:ty),*) => {
             match a.dtype() {

@@ -45,6 +45,13 @@ impl DateTime {
         Self { year, month, day, second_of_day: seconds.rem_euclid(86_400) as u32, days }
     }
 
+    /// `2026-11-26T18:00:00Z`.
+    pub fn iso8601(&self) -> String {
+        let (hours, minutes, seconds) =
+            (self.second_of_day / 3600, self.second_of_day / 60 % 60, self.second_of_day % 60);
+        format!("{:04}-{:02}-{:02}T{hours:02}:{minutes:02}:{seconds:02}Z", self.year, self.month, self.day)
+    }
+
     /// Formats as C's `strftime` in the C locale; `%-d` and the like drop the leading zero. An unknown directive is an
     /// error.
     pub(super) fn strftime(&self, format: &str) -> Result<String, String> {
@@ -129,6 +136,7 @@ mod tests {
         ] {
             assert_eq!(DateTime::from_unix_seconds(seconds).strftime(format).unwrap(), expected);
         }
+        assert_eq!(DateTime::from_unix_seconds(1_700_000_000).iso8601(), "2023-11-14T22:13:20Z");
         let now = DateTime::from_unix_seconds(0);
         assert!(now.strftime("%Q").unwrap_err().contains("%Q"));
         assert!(now.strftime("%").is_err());

@@ -6,6 +6,7 @@ use std::time::Instant;
 use pteron_kernels::Context;
 use pteron_kernels::simd::{READ_PATTERNS, dot_chains, fma_chains, lanes, read_all};
 
+use super::work::Work;
 use crate::host;
 
 /// Size of the buffer that stands for memory, in MiB: far larger than any cache.
@@ -33,6 +34,13 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// 10⁹ operations a second of the instruction that most products of `work` could use.
+    pub(super) fn peak_of(&self, work: &Work) -> f64 {
+        let most = |part: u64| 2 * part > work.matrix_flops;
+        let pairs = self.bf16_gflop_per_s.filter(|_| most(work.bf16_flops));
+        pairs.unwrap_or(self.fma_gflop_per_s)
+    }
+
     /// The larger of each of two measurements.
     #[must_use]
     pub fn or_better(self, other: &Limits) -> Limits {
@@ -53,7 +61,7 @@ pub fn limits(threads: usize, mib: usize) -> Limits {
     const CHAINS: usize = 12;
     const ROUNDS: usize = 200_000;
     const MIB: usize = 1 << 20;
-    let ctx = Context::new(threads);
+    let ctx = Context::on(&host::threads(Some(threads), &[]));
     let mib = mib.max(1);
     // Untouched pages would all be the one page of zeros.
     let buffer = vec![1.0f32; mib * (MIB / 4)];
@@ -83,6 +91,14 @@ pub fn limits(threads: usize, mib: usize) -> Limits {
             (2 * of_thread * ctx.pool().threads()) as f64 / seconds / 1e9
         }),
     }
+}
+
+/// Bytes that `threads` threads read of a buffer of `bytes`, in 10⁹ a second: the best of several runs.
+pub(super) fn read_gb_per_s(threads: usize, bytes: usize) -> f64 {
+    let ctx = Context::on(&host::threads(Some(threads), &[]));
+    let elements = (bytes / 4).max(1 << 10);
+    let buffer = vec![1.0f32; elements];
+    (elements * 4) as f64 / fastest_read(&ctx, &buffer) / 1e9
 }
 
 /// Seconds of reading `data` in the way that is fastest here.

@@ -7,11 +7,13 @@
 mod export;
 mod machine;
 mod model;
+mod trace;
 mod work;
 
 pub use export::{ExportBench, export};
 pub use machine::{DEFAULT_READ_MIB, Limits, limits};
-pub use model::{Decode, ModelBench, ModelPlan, OperatorTime, Prefill, Profile, ThreadBench, model};
+pub use model::{ModelBench, ModelPlan, OperatorTime, Profile, Test, ThreadBench, TraceSpan, model};
+pub use trace::chrome_trace;
 pub use work::{Work, WorkCounter};
 
 /// The middle of some values, or the mean of the two in the middle; 0 of none.
@@ -24,9 +26,27 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
+/// The mean; 0 of none.
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// The standard deviation of a sample; 0 of fewer than two.
+fn stddev(values: &[f64]) -> f64 {
+    let m = mean(values);
+    let squares: f64 = values.iter().map(|v| (v - m) * (v - m)).sum();
+    if values.len() < 2 { 0.0 } else { (squares / (values.len() - 1) as f64).sqrt() }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::median;
+    use super::{mean, median, stddev};
+
+    #[test]
+    fn means_and_deviations() {
+        assert_eq!((mean(&[]), stddev(&[]), stddev(&[7.0])), (0.0, 0.0, 0.0));
+        assert_eq!((mean(&[1.0, 2.0, 3.0, 4.0]), stddev(&[1.0, 3.0])), (2.5, 2f64.sqrt()));
+    }
 
     #[test]
     fn medians() {

@@ -3,29 +3,32 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use pteron_exec::{NoHook, NodeHook, Profiler};
+use pteron_exec::{NoHook, NodeHook, OperatorTotal, Profiler, Span};
+use pteron_llm::chat::DateTime;
 use pteron_llm::runner::TextDecoder;
 
-use super::machine::{Limits, limits};
-use super::median;
+use super::machine::{DEFAULT_READ_MIB, Limits, limits, read_gb_per_s};
 use super::work::{Work, WorkCounter};
+use super::{mean, stddev};
 use crate::error::Error;
-use crate::host::{MemorySampler, MemoryUse};
+use crate::host::{self, MemorySampler, MemoryUse};
 use crate::program::{LoadMode, LoadOptions, ProgramFile};
 use crate::text::ProgramDecoder;
 
 /// What is measured of a model.
 #[derive(Debug, Clone)]
 pub struct ModelPlan {
-    /// Lengths of prompts.
-    pub prompt_tokens: Vec<usize>,
-    /// Tokens that are in the cache when decoding begins.
-    pub contexts: Vec<usize>,
-    /// Tokens that are decoded one by one; 0 for no decoding.
-    pub generate: usize,
+    /// Lengths of prompts; 0 for none.
+    pub n_prompt: Vec<usize>,
+    /// Tokens that are decoded one by one; 0 for none.
+    pub n_gen: Vec<usize>,
+    /// Tokens that are in the cache before.
+    pub n_depth: Vec<usize>,
     /// Numbers of threads, each with a load of its own.
     pub threads: Vec<usize>,
-    /// Times that each figure is measured; the median counts.
+    /// The processors that they run on; empty for those that [`host::threads`] takes.
+    pub cpus: Vec<usize>,
+    /// Times that each figure is measured, after a warm-up.
     pub repeat: usize,
     /// Method that is called.
     pub method: String,
@@ -33,8 +36,8 @@ pub struct ModelPlan {
     pub mode: LoadMode,
     /// Files of external constants.
     pub data: Vec<PathBuf>,
-    /// Size of the buffer that stands for memory: see [`limits`].
-    pub read_mib: usize,
+    /// MiB of the buffer that stands for memory; `None` for one of the bytes that a token touches.
+    pub read_mib: Option<usize>,
     /// Whether the time of each kind of operator is taken, after all else.
     pub profile: bool,
     /// Most memory in bytes that the program may declare; all the machine has if `None`.
@@ -43,45 +46,51 @@ pub struct ModelPlan {
     pub max_operations: Option<u64>,
 }
 
-/// A prompt of one length.
+/// A prompt, or tokens one by one, measured some times. Fields that llama-bench has are named as there.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Prefill {
-    /// Tokens.
-    pub tokens: usize,
-    /// Seconds of each time.
-    pub seconds: Vec<f64>,
-    /// Tokens a second by the median.
-    pub tokens_per_s: f64,
-    /// What the prompt needs.
+pub struct Test {
+    /// Tokens of the prompt; 0 where tokens are decoded.
+    pub n_prompt: usize,
+    /// Tokens decoded; 0 for a prompt.
+    pub n_gen: usize,
+    /// Tokens in the cache before.
+    pub n_depth: usize,
+    /// When it was measured, in UTC.
+    pub test_time: String,
+    /// Mean of the times, in nanoseconds.
+    pub avg_ns: u64,
+    /// Their standard deviation.
+    pub stddev_ns: u64,
+    /// Mean of the speeds, in tokens a second.
+    pub avg_ts: f64,
+    /// Their standard deviation.
+    pub stddev_ts: f64,
+    /// Each time.
+    pub samples_ns: Vec<u64>,
+    /// Each speed.
+    pub samples_ts: Vec<f64>,
+    /// What the prompt needs, or the first token that is decoded.
     pub work: Work,
-    /// 10⁹ operations a second; `None` if a delegate does some that are not known.
-    pub gflop_per_s: Option<f64>,
-    /// 10⁹ operations a second in registers: of the instruction for pairs of bf16 where most products are of bf16 and the
-    /// processor has it, else of f32 multiply-adds.
-    pub peak_gflop_per_s: f64,
-    /// The rate achieved by that one.
-    pub of_peak: Option<f64>,
+    /// Bytes that a token must read, on average; `None` for a prompt.
+    pub bytes_per_token: Option<f64>,
+    /// What was done in a second: 10⁹ operations for a prompt, 10⁹ bytes read for tokens; `None` if a delegate does some that
+    /// are not known.
+    pub achieved: Option<f64>,
+    /// What the machine can do of that with the same threads: operations of the instruction that the products could use,
+    /// bytes of memory.
+    pub machine: f64,
+    /// Unit of the two.
+    pub unit: &'static str,
+    /// The first by the second.
+    pub share: Option<f64>,
 }
 
-/// Tokens one by one, after a context of one length.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Decode {
-    /// Tokens in the cache when it begins.
-    pub context: usize,
-    /// Tokens decoded.
-    pub tokens: usize,
-    /// Seconds of each time.
-    pub seconds: Vec<f64>,
-    /// Tokens a second by the median.
-    pub tokens_per_s: f64,
-    /// What the first token needs.
-    pub work: Work,
-    /// Bytes that a token must read, on average.
-    pub bytes_per_token: f64,
-    /// 10⁹ of these bytes a second.
-    pub gb_per_s: f64,
-    /// The same by the rate at which memory is read.
-    pub of_memory_bandwidth: f64,
+impl Test {
+    /// Its name as llama-bench writes it: `pp512`, `tg128 @ d512`.
+    pub fn name(&self) -> String {
+        let what = if self.n_gen > 0 { format!("tg{}", self.n_gen) } else { format!("pp{}", self.n_prompt) };
+        if self.n_depth > 0 { format!("{what} @ d{}", self.n_depth) } else { what }
+    }
 }
 
 /// Time of one kind of operator.
@@ -91,41 +100,60 @@ pub struct OperatorTime {
     pub operator: &'static str,
     /// Calls.
     pub calls: u64,
+    /// Nodes of the graph that these executed: more than calls where several are one.
+    pub nodes: u64,
     /// Milliseconds of all calls.
     pub milliseconds: f64,
     /// Part of the time of all operators.
     pub share: f64,
+    /// Calls that were computed element by element, off the fast path.
+    pub scalar: u64,
 }
 
 /// Where the time of some calls goes, the slowest operator first.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Profile {
-    /// Tokens of the prompt; 0 when decoding.
-    pub prompt_tokens: usize,
-    /// Tokens in the cache at the beginning.
-    pub context: usize,
-    /// Tokens decoded; 0 for a prompt.
-    pub generated: usize,
+    /// The test.
+    pub test: String,
     /// Milliseconds of the calls, watched.
     pub milliseconds: f64,
     /// Operators.
     pub operators: Vec<OperatorTime>,
+    /// The single calls.
+    #[serde(skip)]
+    pub spans: Vec<TraceSpan>,
+}
+
+/// One call of an operator.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TraceSpan {
+    /// What was executed.
+    pub span: Span,
+    /// The module path that it came from.
+    pub path: String,
 }
 
 /// What some threads do.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct ThreadBench {
+    /// Threads.
+    pub n_threads: usize,
+    /// The processors that they were put on, as a mask; empty if the system chooses.
+    pub cpu_mask: String,
     /// What the machine can do: the better of the measurements before and after.
     pub limits: Limits,
-    /// Seconds until the program can be called: opened, verified, lifted, planned. Mapped weights come with the first call.
+    /// Seconds until the program can be called: opened, verified, lifted, planned, weights packed.
     pub load_seconds: f64,
+    /// Seconds from there to the logits of the first prompt (of the shortest length asked for), nothing being warm but the
+    /// pages of the file.
+    pub first_token_seconds: Option<f64>,
+    /// Tokens of that prompt.
+    pub first_token_prompt: usize,
     /// Largest memory of the process through load and warm-up; `None` where the system does not tell.
     pub peak_memory: Option<MemoryUse>,
-    /// Prompts.
-    pub prefill: Vec<Prefill>,
-    /// Decoding.
-    pub decode: Vec<Decode>,
-    /// Where the time goes, if that was asked for.
+    /// What was measured.
+    pub tests: Vec<Test>,
+    /// Where the time goes, if that was asked for: a profile for each test.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub profiles: Vec<Profile>,
 }
@@ -139,13 +167,17 @@ pub struct ModelBench {
     pub file_bytes: u64,
     /// Elements of its constants.
     pub constant_elements: u64,
+    /// Element types of its constants, that of most bytes first.
+    pub constant_types: String,
+    /// Element type of its caches.
+    pub cache_type: String,
     /// By number of threads, in the order asked for.
     pub threads: Vec<ThreadBench>,
 }
 
 /// Measures a program with a KV cache.
 ///
-/// A figure is taken `repeat` times after a warm-up, on tokens that mean nothing: speed does not depend on them.
+/// Each figure is taken `repeat` times after a warm-up, on tokens that mean nothing: speed does not depend on them.
 ///
 /// # Errors
 /// [`Error`] naming the file: it cannot be loaded, is no text program with a KV cache, or holds fewer positions than asked
@@ -155,42 +187,97 @@ pub fn model(path: &Path, plan: &ModelPlan) -> Result<ModelBench, Error> {
         path: path.to_owned(),
         file_bytes: 0,
         constant_elements: 0,
+        constant_types: String::new(),
+        cache_type: String::new(),
         threads: Vec::with_capacity(plan.threads.len()),
     };
     // Before anything is measured.
     Loaded::open(path, plan, 1)?.check(plan)?;
+    let tests = tests(plan);
     for &threads in &plan.threads {
-        let before = limits(threads, plan.read_mib);
+        let before = limits(threads, DEFAULT_READ_MIB);
         let sampler = MemorySampler::start();
         let start = Instant::now();
         let mut loaded = Loaded::open(path, plan, threads)?;
         let load_seconds = start.elapsed().as_secs_f64();
-        loaded.warm_up(plan)?;
+        let first = tests.iter().filter(|t| t.1 == 0).map(|t| t.0).min();
+        let first_token_seconds = match first {
+            Some(n) => {
+                let start = Instant::now();
+                loaded.feed(0, n, &mut NoHook)?;
+                Some(start.elapsed().as_secs_f64())
+            }
+            None => None,
+        };
+        loaded.warm_up(&tests)?;
         let peak_memory = sampler.finish();
+        let module = std::sync::Arc::clone(loaded.decoder.program().module());
         bench.file_bytes = loaded.file_bytes;
-        bench.constant_elements = loaded.decoder.program().module().num_parameters();
-        let mut prefill = Vec::new();
-        for &n in &plan.prompt_tokens {
-            prefill.push(loaded.prefill(n, plan.repeat)?);
+        bench.constant_elements = module.num_parameters();
+        (bench.constant_types, bench.cache_type) = types(&module);
+        let placed = loaded.decoder.program_mut().session().context().pool().threads();
+        let cpus = host::threads(Some(threads), &plan.cpus).cpus;
+        let mut done = Vec::new();
+        for &(prompt, generate, depth) in &tests {
+            done.push(loaded.test(prompt, generate, depth, plan.repeat)?);
         }
-        let mut decode = Vec::new();
-        for &context in plan.contexts.iter().filter(|_| plan.generate > 0) {
-            decode.push(loaded.decode(context, plan.generate, plan.repeat)?);
+        let mut profiles = Vec::new();
+        if plan.profile {
+            for (test, &(prompt, generate, depth)) in done.iter().zip(&tests) {
+                profiles.push(loaded.profile(test.name(), prompt, generate, depth)?);
+            }
         }
-        let profiles = if plan.profile { loaded.profiles(plan)? } else { Vec::new() };
         drop(loaded);
-        let limits = limits(threads, plan.read_mib).or_better(&before);
-        for p in &mut prefill {
-            let pairs = limits.bf16_gflop_per_s.filter(|_| 2 * p.work.bf16_flops > p.work.matrix_flops);
-            p.peak_gflop_per_s = pairs.unwrap_or(limits.fma_gflop_per_s);
-            p.of_peak = p.gflop_per_s.map(|r| r / p.peak_gflop_per_s);
+        let limits = limits(threads, DEFAULT_READ_MIB).or_better(&before);
+        for t in &mut done {
+            t.machine = match t.bytes_per_token {
+                None => limits.peak_of(&t.work),
+                Some(bytes) => read_gb_per_s(threads, plan.read_mib.map_or(bytes as usize, |m| m << 20)),
+            };
+            t.share = t.achieved.map(|a| a / t.machine);
         }
-        for d in &mut decode {
-            d.of_memory_bandwidth = d.gb_per_s / limits.memory_gb_per_s;
-        }
-        bench.threads.push(ThreadBench { limits, load_seconds, peak_memory, prefill, decode, profiles });
+        bench.threads.push(ThreadBench {
+            n_threads: placed,
+            cpu_mask: if cpus.is_empty() { String::new() } else { host::cpu_mask(&cpus) },
+            limits,
+            load_seconds,
+            first_token_seconds,
+            first_token_prompt: first.unwrap_or(0),
+            peak_memory,
+            tests: done,
+            profiles,
+        });
     }
     Ok(bench)
+}
+
+/// Prompt, tokens to decode and depth of each test.
+fn tests(plan: &ModelPlan) -> Vec<(usize, usize, usize)> {
+    let mut out = Vec::new();
+    for &depth in &plan.n_depth {
+        out.extend(plan.n_prompt.iter().filter(|&&n| n > 0).map(|&n| (n, 0, depth)));
+        out.extend(plan.n_gen.iter().filter(|&&n| n > 0).map(|&n| (0, n, depth)));
+    }
+    out
+}
+
+/// Element types of the constants of most bytes, and of the caches.
+fn types(module: &pteron_ir::Module) -> (String, String) {
+    let mut sums: Vec<(String, u64)> = Vec::new();
+    for c in module.constants.values() {
+        let n = c.ty.fixed_sizes().map_or(0, |s| s.iter().product::<usize>());
+        let bytes = c.ty.dtype.bytes_for(n).unwrap_or(0) as u64;
+        let name = c.ty.dtype.to_string();
+        match sums.iter_mut().find(|s| s.0 == name) {
+            Some(s) => s.1 += bytes,
+            None => sums.push((name, bytes)),
+        }
+    }
+    sums.sort_by_key(|s| std::cmp::Reverse(s.1));
+    let whole: u64 = sums.iter().map(|s| s.1).sum();
+    let large: Vec<&str> = sums.iter().filter(|s| s.1 * 50 > whole).map(|s| s.0.as_str()).collect();
+    let cache = module.buffers.values().find(|b| b.ty.dims.len() == 4).map(|b| b.ty.dtype.to_string());
+    (large.join("+"), cache.unwrap_or_default())
 }
 
 /// A program that is ready.
@@ -215,6 +302,7 @@ impl Loaded {
             mode: plan.mode,
             data: plan.data.clone(),
             threads: Some(threads),
+            cpus: plan.cpus.clone(),
             max_memory: plan.max_memory,
             max_operations: plan.max_operations,
             methods,
@@ -238,17 +326,12 @@ impl Loaded {
                 self.wrong("it has no KV cache, so there is no decoding to measure; export with -kv".to_owned())
             );
         }
-        let longest = plan.prompt_tokens.iter().copied().max().unwrap_or(0);
-        let decoded = match plan.generate {
-            0 => 0,
-            n => plan.contexts.iter().map(|c| c.saturating_add(n)).max().unwrap_or(0),
-        };
-        for (needed, what) in
-            [(longest, "the longest prompt"), (decoded, "the largest context and the tokens after it")]
-        {
-            if needed > self.positions {
-                let held = self.positions;
-                return Err(self.wrong(format!("{what} need {needed} positions, the program has {held}")));
+        for (prompt, generate, depth) in tests(plan) {
+            let (needed, held) = (prompt.saturating_add(generate).saturating_add(depth), self.positions);
+            if needed > held {
+                let test = if generate > 0 { format!("tg{generate}") } else { format!("pp{prompt}") };
+                let after = if depth > 0 { format!(" after {depth}") } else { String::new() };
+                return Err(self.wrong(format!("{test}{after} needs {needed} positions, the program has {held}")));
             }
         }
         Ok(())
@@ -279,11 +362,12 @@ impl Loaded {
         (start..start + n).try_for_each(|at| self.call(at, 1, hook))
     }
 
-    fn warm_up(&mut self, plan: &ModelPlan) -> Result<(), Error> {
-        if let Some(n) = plan.prompt_tokens.iter().copied().max() {
+    fn warm_up(&mut self, tests: &[(usize, usize, usize)]) -> Result<(), Error> {
+        if let Some(n) = tests.iter().map(|t| t.0).max().filter(|&n| n > 0) {
             self.feed(0, n, &mut NoHook)?;
         }
-        self.one_by_one(0, plan.generate.min(WARM_TOKENS), &mut NoHook)
+        let tokens = tests.iter().map(|t| t.1).max().unwrap_or(0);
+        self.one_by_one(0, tokens.min(WARM_TOKENS), &mut NoHook)
     }
 
     /// What the calls for `n` tokens from `start` on need.
@@ -302,89 +386,80 @@ impl Loaded {
         Ok(work)
     }
 
-    fn timed(
-        &mut self,
-        repeat: usize,
-        calls: &mut dyn FnMut(&mut Loaded) -> Result<(), Error>,
-    ) -> Result<Vec<f64>, Error> {
+    /// Measures a prompt (`generate` is 0) or tokens one by one, with `depth` tokens in the cache before.
+    fn test(&mut self, prompt: usize, generate: usize, depth: usize, repeat: usize) -> Result<Test, Error> {
+        self.feed(0, depth, &mut NoHook)?;
+        let work = self.work(depth, if generate > 0 { 1 } else { prompt })?;
+        let mut bytes_per_token = None;
+        if generate > 0 {
+            self.one_by_one(depth, generate - 1, &mut NoHook)?;
+            // The bytes grow by the same number with every token.
+            let last = self.work(depth + generate - 1, 1)?;
+            bytes_per_token = Some((work.bytes() as f64 + last.bytes() as f64) / 2.0);
+        }
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let now = DateTime::from_unix_seconds(i64::try_from(now).unwrap_or(0));
+        let tokens = prompt + generate;
         let mut seconds = Vec::with_capacity(repeat);
         for _ in 0..repeat.max(1) {
             let start = Instant::now();
-            calls(self)?;
+            match generate {
+                0 => self.feed(depth, prompt, &mut NoHook)?,
+                n => self.one_by_one(depth, n, &mut NoHook)?,
+            }
             seconds.push(start.elapsed().as_secs_f64().max(f64::MIN_POSITIVE));
         }
-        Ok(seconds)
-    }
-
-    fn prefill(&mut self, n: usize, repeat: usize) -> Result<Prefill, Error> {
-        let work = self.work(0, n)?;
-        let seconds = self.timed(repeat, &mut |l| l.feed(0, n, &mut NoHook))?;
-        let middle = median(seconds.clone());
-        let gflop_per_s = work.flops().map(|f| f as f64 / middle / 1e9);
-        Ok(Prefill {
-            tokens: n,
-            seconds,
-            tokens_per_s: n as f64 / middle,
-            work,
-            gflop_per_s,
-            peak_gflop_per_s: 0.0,
-            of_peak: None,
-        })
-    }
-
-    fn decode(&mut self, context: usize, n: usize, repeat: usize) -> Result<Decode, Error> {
-        self.feed(0, context, &mut NoHook)?;
-        let work = self.work(context, 1)?;
-        self.one_by_one(context, n - 1, &mut NoHook)?;
-        // The bytes grow by the same number with every token.
-        let last = self.work(context + n - 1, 1)?;
-        let bytes_per_token = (work.bytes() as f64 + last.bytes() as f64) / 2.0;
-        let seconds = self.timed(repeat, &mut |l| l.one_by_one(context, n, &mut NoHook))?;
-        let tokens_per_s = n as f64 / median(seconds.clone());
-        let gb_per_s = bytes_per_token * tokens_per_s / 1e9;
-        Ok(Decode {
-            context,
-            tokens: n,
-            seconds,
-            tokens_per_s,
+        let speeds: Vec<f64> = seconds.iter().map(|s| tokens as f64 / s).collect();
+        let nanoseconds = |s: f64| (s * 1e9).round() as u64;
+        let avg_ts = mean(&speeds);
+        let achieved = match bytes_per_token {
+            Some(bytes) => Some(bytes * avg_ts / 1e9),
+            None => work.flops().map(|f| f as f64 / mean(&seconds) / 1e9),
+        };
+        Ok(Test {
+            n_prompt: prompt,
+            n_gen: generate,
+            n_depth: depth,
+            test_time: now.iso8601(),
+            avg_ns: nanoseconds(mean(&seconds)),
+            stddev_ns: nanoseconds(stddev(&seconds)),
+            avg_ts,
+            stddev_ts: stddev(&speeds),
+            samples_ns: seconds.iter().map(|&s| nanoseconds(s)).collect(),
+            samples_ts: speeds,
             work,
             bytes_per_token,
-            gb_per_s,
-            of_memory_bandwidth: 0.0,
+            achieved,
+            machine: 0.0,
+            unit: if generate > 0 { "GB/s" } else { "GOP/s" },
+            share: None,
         })
     }
 
-    fn profiles(&mut self, plan: &ModelPlan) -> Result<Vec<Profile>, Error> {
-        let mut out = Vec::new();
-        if let Some(&n) = plan.prompt_tokens.first() {
-            let (milliseconds, operators) = self.profile(&mut |l, hook| l.feed(0, n, hook))?;
-            out.push(Profile { prompt_tokens: n, context: 0, generated: 0, milliseconds, operators });
-        }
-        if let (Some(&context), n @ 1..) = (plan.contexts.last(), plan.generate) {
-            self.feed(0, context, &mut NoHook)?;
-            let (milliseconds, operators) = self.profile(&mut |l, hook| l.one_by_one(context, n, hook))?;
-            out.push(Profile { prompt_tokens: 0, context, generated: n, milliseconds, operators });
-        }
-        Ok(out)
-    }
-
-    fn profile(
-        &mut self,
-        calls: &mut dyn FnMut(&mut Loaded, &mut dyn NodeHook) -> Result<(), Error>,
-    ) -> Result<(f64, Vec<OperatorTime>), Error> {
+    fn profile(&mut self, test: String, prompt: usize, generate: usize, depth: usize) -> Result<Profile, Error> {
+        self.feed(0, depth, &mut NoHook)?;
         let begun = Instant::now();
         let clock = || u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let mut profiler = Profiler::new(clock);
-        calls(self, &mut profiler)?;
-        let all = begun.elapsed().as_secs_f64() * 1e3;
+        let mut profiler = Profiler::with_spans(clock);
+        match generate {
+            0 => self.feed(depth, prompt, &mut profiler)?,
+            n => self.one_by_one(depth, n, &mut profiler)?,
+        }
+        let milliseconds = begun.elapsed().as_secs_f64() * 1e3;
         let totals = profiler.totals();
-        let sum: u64 = totals.iter().map(|t| t.2).sum();
-        let row = |&(operator, calls, ns): &(&'static str, u64, u64)| OperatorTime {
+        let sum: u64 = totals.iter().map(|t| t.1.nanoseconds).sum();
+        let row = |&(operator, t): &(&'static str, OperatorTotal)| OperatorTime {
             operator,
-            calls,
-            milliseconds: ns as f64 / 1e6,
-            share: ns as f64 / sum.max(1) as f64,
+            calls: t.calls,
+            nodes: t.nodes,
+            milliseconds: t.nanoseconds as f64 / 1e6,
+            share: t.nanoseconds as f64 / sum.max(1) as f64,
+            scalar: t.scalar,
         };
-        Ok((all, totals.iter().map(row).collect()))
+        let operators = totals.iter().map(row).collect();
+        let graph = self.decoder.program().module().graph(&self.method);
+        let path = |s: &Span| graph.and_then(|g| g.paths.get(s.path)).map(|p| p.to_string()).unwrap_or_default();
+        let spans = profiler.into_spans().into_iter().map(|span| TraceSpan { path: path(&span), span }).collect();
+        Ok(Profile { test, milliseconds, operators, spans })
     }
 }

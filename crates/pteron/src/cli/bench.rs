@@ -1,18 +1,24 @@
 //! `pteron bench`.
 
-use std::fmt::Write;
+mod tables;
 
-use pteron::bench::{self, ExportBench, Limits, ModelBench, ModelPlan, ThreadBench};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
 
-use super::low::{BenchArgs, BenchBandwidthArgs, BenchCommand, BenchExportArgs, BenchModelArgs};
-use super::output::{Done, Failure, bytes, number, put, put_json, say};
+use anyhow::anyhow;
+use pteron::bench::{self, ExportBench, Limits, ModelPlan};
+use pteron_checkpoint::atomic::AtomicFile;
+
+use super::low::{BenchArgs, BenchBandwidthArgs, BenchCommand, BenchExportArgs, BenchModelArgs, BenchOutputArg};
+use super::output::{Done, Failure, bytes, number, put, put_json, put_line, say};
 use super::{export, high};
 
 pub(super) fn run(a: &BenchArgs) -> Done {
     match &a.command {
-        BenchCommand::Bandwidth(a) => bandwidth(a),
-        BenchCommand::Model(a) => model(a),
-        BenchCommand::Export(a) => exported(a),
+        None => model(&a.model),
+        Some(BenchCommand::Bandwidth(a)) => bandwidth(a),
+        Some(BenchCommand::Export(a)) => exported(a),
     }
 }
 
@@ -50,97 +56,52 @@ fn small_buffer(l: &Limits) {
 }
 
 fn model(a: &BenchModelArgs) -> Done {
+    let Some(path) = a.model.as_ref().or(a.model_flag.as_ref()) else {
+        return Err(Failure::Usage("no program: give a .pte file, or one of the subcommands that --help lists".into()));
+    };
+    let cpus = a.cpu_mask.as_ref().map(|c| c.0.clone()).unwrap_or_default();
+    let default = [high::bench_threads(&cpus)];
+    let threads = high::thread_list(if a.threads.is_empty() { &default } else { &a.threads })?;
+    let nothing = |list: &[usize]| list.iter().all(|&n| n == 0);
+    if nothing(&a.n_prompt) && nothing(&a.n_gen) {
+        return Err(Failure::Usage("-p and -n are 0: there is nothing to measure".to_owned()));
+    }
+    high::bind(threads.iter().max().copied(), &cpus)?;
     let plan = ModelPlan {
-        prompt_tokens: positive("--prompt-tokens", &a.prompt_tokens)?,
-        contexts: a.context.clone(),
-        generate: a.generate,
-        threads: high::thread_list(&a.threads)?,
-        repeat: high::repeat(a.repeat)?,
+        n_prompt: a.n_prompt.clone(),
+        n_gen: a.n_gen.clone(),
+        n_depth: a.n_depth.clone(),
+        threads,
+        cpus,
+        repeat: high::repeat(a.repetitions)?,
         method: a.method_name.clone(),
         mode: high::load_mode(a.load_mode),
         data: a.data_paths.clone(),
-        read_mib: high::read_mib(a.mib)?,
-        profile: a.profile,
+        read_mib: a.mib.map(high::read_mib).transpose()?,
+        profile: a.profile || a.profile_trace.is_some(),
         max_memory: a.limits.max_memory,
         max_operations: a.limits.max_operations,
     };
-    let measured = bench::model(&a.model, &plan)?;
-    if a.json {
-        return put_json(&measured);
+    let measured = bench::model(path, &plan)?;
+    if let Some(to) = &a.profile_trace {
+        let text = serde_json::to_vec(&bench::chrome_trace(&measured))?;
+        write_file(to, &text)?;
+        say(&format!("wrote {}", to.display()));
     }
-    if let Some(t) = measured.threads.first() {
-        small_buffer(&t.limits);
-    }
-    put(&model_tables(&measured))
-}
-
-fn positive(flag: &str, list: &[usize]) -> Result<Vec<usize>, Failure> {
-    match list.contains(&0) {
-        true => Err(Failure::Usage(format!("{flag} has 0, expected 1 or more"))),
-        false => Ok(list.to_vec()),
+    match a.output {
+        BenchOutputArg::Md => put(&tables::model(&measured)),
+        BenchOutputArg::Json => put_json(&tables::rows(&measured)),
+        BenchOutputArg::Jsonl => tables::rows(&measured).iter().try_for_each(|r| put_line(&serde_json::to_string(r)?)),
+        BenchOutputArg::Csv => put(&tables::csv(&measured)),
     }
 }
 
-fn percent(share: f64) -> String {
-    format!("{:.0}%", 100.0 * share)
-}
-
-fn model_tables(m: &ModelBench) -> String {
-    let mut out = String::new();
-    let name = m.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let _ = writeln!(out, "{name}: {}, {} elements of constants\n", bytes(m.file_bytes), number(m.constant_elements));
-    out.push_str("| threads | test | tokens/s | achieved | machine | share |\n|---|---|---|---|---|---|\n");
-    for t in &m.threads {
-        let threads = t.limits.threads;
-        for p in &t.prefill {
-            let (done, share) = match (p.gflop_per_s, p.of_peak) {
-                (Some(r), Some(s)) => (format!("{r:.0} GFLOP/s"), percent(s)),
-                _ => ("not known: a delegate".to_owned(), String::new()),
-            };
-            let peak = p.peak_gflop_per_s;
-            let _ = writeln!(
-                out,
-                "| {threads} | pp{} | {:.1} | {done} | {peak:.0} GFLOP/s | {share} |",
-                p.tokens, p.tokens_per_s
-            );
-        }
-        for d in &t.decode {
-            let _ = writeln!(
-                out,
-                "| {threads} | tg{} at {} | {:.1} | {:.1} GB/s | {:.1} GB/s | {} |",
-                d.tokens,
-                d.context,
-                d.tokens_per_s,
-                d.gb_per_s,
-                t.limits.memory_gb_per_s,
-                percent(d.of_memory_bandwidth)
-            );
-        }
-    }
-    out.push_str("\n| threads | load | peak RSS | peak RssAnon |\n|---|---|---|---|\n");
-    for t in &m.threads {
-        let unknown = || ("not known".to_owned(), "not known".to_owned());
-        let (all, own) = t.peak_memory.map_or_else(unknown, |p| (bytes(p.resident), bytes(p.anonymous)));
-        let _ = writeln!(out, "| {} | {:.1} ms | {all} | {own} |", t.limits.threads, 1e3 * t.load_seconds);
-    }
-    m.threads.iter().for_each(|t| profiles(&mut out, t));
-    out
-}
-
-fn profiles(out: &mut String, t: &ThreadBench) {
-    for p in &t.profiles {
-        let what = match p.generated {
-            0 => format!("pp{}", p.prompt_tokens),
-            n => format!("tg{n} at {}", p.context),
-        };
-        let threads = t.limits.threads;
-        let _ = writeln!(out, "\n{what}, {threads} threads, watched: {:.2} ms\n", p.milliseconds);
-        out.push_str("| operator | calls | ms | share |\n|---|---|---|---|\n");
-        for o in &p.operators {
-            let share = 100.0 * o.share;
-            let _ = writeln!(out, "| {} | {} | {:.3} | {share:.1}% |", o.operator, number(o.calls), o.milliseconds);
-        }
-    }
+fn write_file(path: &Path, bytes: &[u8]) -> Done {
+    let failed = |e| anyhow!("{}: {e}", path.display());
+    let mut file = AtomicFile::create(path).map_err(failed)?;
+    file.write_all(bytes).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+    file.commit().map_err(failed)?;
+    Ok(())
 }
 
 fn exported(a: &BenchExportArgs) -> Done {

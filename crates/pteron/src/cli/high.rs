@@ -9,8 +9,10 @@ use pteron::quant::transform::{Algorithm, EmbeddingMode};
 use pteron::tensor::DType;
 use pteron::{LoadMode, LoadOptions, quantize};
 
-use super::low::{AlgorithmArg, EvalArgs, ExecArgs, ExportArgs, ExportDType, LoadModeArg, QuantizationArgs, RunArgs};
-use super::output::Failure;
+use super::low::{
+    AlgorithmArg, EvalArgs, ExecArgs, ExportArgs, ExportDType, LoadModeArg, QuantizationArgs, RunArgs, ThreadArgs,
+};
+use super::output::{Failure, say};
 
 pub(crate) fn dtype(d: ExportDType) -> DType {
     match d {
@@ -44,6 +46,33 @@ fn threads(n: i64) -> Result<Option<usize>, Failure> {
     }
 }
 
+/// The processors that were asked for, after the calling thread has been put there: it computes as well. Without any, it goes
+/// to the performance cores, where the system tells them apart and lets it. Where that changes anything, it is said.
+fn place(a: &ThreadArgs) -> Result<Vec<usize>, Failure> {
+    let asked = a.cpu_mask.as_ref().map(|c| c.0.clone()).unwrap_or_default();
+    bind(threads(a.cpu_threads)?, &asked)?;
+    Ok(asked)
+}
+
+pub(crate) fn bind(count: Option<usize>, asked: &[usize]) -> Result<(), Failure> {
+    let placed = pteron::host::threads(count, asked);
+    if placed.cpus.is_empty() {
+        return Ok(());
+    }
+    let mask = pteron::host::cpu_mask(&placed.cpus);
+    match pteron::host::bind(&placed.cpus) {
+        Ok(()) => say(&format!("threads: {} on processors {mask}", placed.count)),
+        Err(e) if !asked.is_empty() => {
+            return Err(Failure::Usage(format!(
+                "--cpu-mask is {mask}: the system does not let this process run there ({e})"
+            )));
+        }
+        // Performance cores that are closed to this process: it runs where it may.
+        Err(_) => {}
+    }
+    Ok(())
+}
+
 /// Numbers of threads to measure with: 1 and the default if none is given.
 pub(crate) fn thread_list(given: &[usize]) -> Result<Vec<usize>, Failure> {
     if let Some(n) = given.iter().find(|&&n| n == 0 || n as i64 > MOST_THREADS) {
@@ -52,6 +81,11 @@ pub(crate) fn thread_list(given: &[usize]) -> Result<Vec<usize>, Failure> {
     let mut list = if given.is_empty() { vec![1, pteron::host::default_threads()] } else { given.to_vec() };
     list.dedup();
     Ok(list)
+}
+
+/// Threads to measure with by default.
+pub(crate) fn bench_threads(cpus: &[usize]) -> usize {
+    pteron::host::threads(None, cpus).count
 }
 
 /// Size of the buffer that memory's speed is measured with.
@@ -68,7 +102,7 @@ pub(crate) fn repeat(n: usize) -> Result<usize, Failure> {
     const MOST: usize = 1000;
     match n {
         1..=MOST => Ok(n),
-        _ => Err(Failure::Usage(format!("--repeat is {n}, expected 1 to {MOST}"))),
+        _ => Err(Failure::Usage(format!("the number of repetitions is {n}, expected 1 to {MOST}"))),
     }
 }
 
@@ -76,7 +110,8 @@ pub(crate) fn run_load(a: &RunArgs) -> Result<LoadOptions, Failure> {
     Ok(LoadOptions {
         mode: load_mode(a.load_mode),
         data: a.data_paths.clone(),
-        threads: threads(a.cpu_threads)?,
+        threads: threads(a.threads.cpu_threads)?,
+        cpus: place(&a.threads)?,
         max_memory: a.limits.max_memory,
         max_operations: a.limits.max_operations,
         methods: Vec::new(),
@@ -91,7 +126,8 @@ pub(crate) fn exec_load(a: &ExecArgs) -> Result<LoadOptions, Failure> {
     Ok(LoadOptions {
         mode: load_mode(a.load_mode),
         data: a.data.clone(),
-        threads: threads(a.cpu_threads)?,
+        threads: threads(a.threads.cpu_threads)?,
+        cpus: place(&a.threads)?,
         max_memory: a.limits.max_memory,
         max_operations: a.limits.max_operations,
         methods: vec![a.method.clone()],

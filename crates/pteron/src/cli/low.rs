@@ -63,8 +63,11 @@ pub(super) enum Command {
     Demo(DemoArgs),
     /// Measure speed and memory beside what the machine can do
     #[command(long_about = "Measure speed and memory beside what the machine can do.\n\n\
-                  The machine's limits are measured in the same run: the rate at which its memory is read, and the rate \
-                  of f32 multiply-adds in registers. Shares of these limits can be compared from machine to machine.")]
+                  Without a subcommand: prefill (pp) and decode (tg) of a program with a KV cache, with the flags, the table and \
+                  the field names of llama-bench. Beside each figure stands what the machine can do with the same threads, \
+                  measured in the same run: for a prompt the rate of the multiplying instruction that its products could use, \
+                  for decoding the rate at which as many bytes as a token touches are read. These shares can be compared from \
+                  machine to machine.")]
     Bench(Box<BenchArgs>),
     /// List the operators of the intermediate representation
     Operators(OperatorsArgs),
@@ -219,6 +222,18 @@ pub(super) struct LimitArgs {
     pub(super) max_operations: Option<u64>,
 }
 
+/// The threads of a run.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ThreadArgs {
+    /// Threads; -1 is the number of performance cores
+    #[arg(long, visible_alias = "threads", value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
+    pub(super) cpu_threads: i64,
+    /// Processors that they run on: a mask in hexadecimal digits such as 0xf0, or a list such as 4-7 [default: the
+    /// performance cores, where the system tells them apart]
+    #[arg(long, value_name = "MASK", value_parser = super::sizes::cpus)]
+    pub(super) cpu_mask: Option<super::sizes::Cpus>,
+}
+
 /// What is said about speed after a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum StatsArg {
@@ -284,9 +299,8 @@ pub(super) struct RunArgs {
     /// Do not print the prompt
     #[arg(long, overrides_with = "echo")]
     pub(super) no_echo: bool,
-    /// Threads; -1 is the number of performance cores
-    #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
-    pub(super) cpu_threads: i64,
+    #[command(flatten)]
+    pub(super) threads: ThreadArgs,
     /// How the program's bytes are reached
     #[arg(long, value_enum, default_value = "mmap")]
     pub(super) load_mode: LoadModeArg,
@@ -393,9 +407,8 @@ pub(super) struct ExecArgs {
     /// Files of external constants (.ptd)
     #[arg(long, value_name = "FILE,...", value_delimiter = ',', alias = "ptd")]
     pub(super) data: Vec<PathBuf>,
-    /// Threads; -1 is the number of performance cores
-    #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
-    pub(super) cpu_threads: i64,
+    #[command(flatten)]
+    pub(super) threads: ThreadArgs,
     /// How the program's bytes are reached
     #[arg(long, value_enum, default_value = "mmap")]
     pub(super) load_mode: LoadModeArg,
@@ -510,9 +523,12 @@ pub(super) struct ExplainSchemeArgs {
 /// `pteron bench`.
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
+#[command(args_conflicts_with_subcommands = true, subcommand_precedence_over_arg = true)]
 pub(super) struct BenchArgs {
     #[command(subcommand)]
-    pub(super) command: BenchCommand,
+    pub(super) command: Option<BenchCommand>,
+    #[command(flatten)]
+    pub(super) model: BenchModelArgs,
 }
 
 /// What is measured.
@@ -523,14 +539,6 @@ pub(super) enum BenchCommand {
                   Memory is a buffer of --mib, cache one of a quarter of the last level's size. Each figure is the best \
                   of several runs.")]
     Bandwidth(BenchBandwidthArgs),
-    /// Measure prefill and decode of a program with a KV cache
-    #[command(long_about = "Measure prefill and decode of a program with a KV cache.\n\n\
-                  Figures are medians of --repeat times after a warm-up: tokens a second of a prompt (pp) and of tokens \
-                  one by one (tg) after a context. Beside a prompt stand the operations of its matrix products and \
-                  attention and their share of the rate of multiply-adds; beside decoding, the bytes that a token must \
-                  read (constants that are used, and the cache's positions so far) and their share of the rate at which \
-                  memory is read.")]
-    Model(BenchModelArgs),
     /// Measure an export beside a copy of the file that it writes
     #[command(long_about = "Measure an export beside a copy of the file that it writes.\n\n\
                   Flags are those of `pteron export`. The program is written to a temporary file in the folder of -o \
@@ -552,27 +560,55 @@ pub(super) struct BenchBandwidthArgs {
     pub(super) json: bool,
 }
 
-/// `pteron bench model`.
+/// How figures are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum BenchOutputArg {
+    /// Tables in Markdown
+    Md,
+    /// A list of objects, one a test
+    Json,
+    /// An object a line
+    Jsonl,
+    /// Comma-separated values under a line of names
+    Csv,
+}
+
+/// `pteron bench MODEL`.
 #[derive(Debug, Args)]
 pub(super) struct BenchModelArgs {
     /// Program (.pte or .bpte)
-    #[arg(value_name = "MODEL")]
-    pub(super) model: PathBuf,
-    /// Lengths of prompts
-    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "128,512")]
-    pub(super) prompt_tokens: Vec<usize>,
+    #[arg(value_name = "MODEL", conflicts_with = "model_flag")]
+    pub(super) model: Option<PathBuf>,
+    /// The same, as llama-bench names it
+    #[arg(short = 'm', long = "model", value_name = "FILE")]
+    pub(super) model_flag: Option<PathBuf>,
+    /// Lengths of prompts; 0 is none
+    #[arg(short = 'p', long, value_name = "N,...", value_delimiter = ',', default_value = "512")]
+    pub(super) n_prompt: Vec<usize>,
     /// Tokens to decode one by one; 0 is none
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    pub(super) generate: usize,
-    /// Tokens in the cache when decoding begins
-    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "0,512")]
-    pub(super) context: Vec<usize>,
-    /// Numbers of threads [default: 1 and the number of performance cores]
-    #[arg(long, value_name = "N,...", value_delimiter = ',', alias = "cpu-threads")]
+    #[arg(short = 'n', long, value_name = "N,...", value_delimiter = ',', default_value = "128")]
+    pub(super) n_gen: Vec<usize>,
+    /// Tokens in the cache before
+    #[arg(short = 'd', long, value_name = "N,...", value_delimiter = ',', default_value = "0")]
+    pub(super) n_depth: Vec<usize>,
+    /// Numbers of threads [default: the number of performance cores]
+    #[arg(short = 't', long, value_name = "N,...", value_delimiter = ',', alias = "cpu-threads")]
     pub(super) threads: Vec<usize>,
+    /// Processors that the threads run on: a mask in hexadecimal digits such as 0xf0, or a list such as 4-7
+    #[arg(short = 'C', long, value_name = "MASK", value_parser = super::sizes::cpus)]
+    pub(super) cpu_mask: Option<super::sizes::Cpus>,
     /// Times that each figure is measured
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub(super) repeat: usize,
+    #[arg(short = 'r', long = "repetitions", value_name = "N", default_value_t = 5, alias = "repeat")]
+    pub(super) repetitions: usize,
+    /// How figures are printed
+    #[arg(short = 'o', long, value_enum, default_value = "md")]
+    pub(super) output: BenchOutputArg,
+    /// Print the time of each kind of operator as well, a table a test; operators off the fast path are marked
+    #[arg(long)]
+    pub(super) profile: bool,
+    /// Write every call of an operator to a file that Chrome's and Perfetto's trace viewers open
+    #[arg(long, value_name = "FILE")]
+    pub(super) profile_trace: Option<PathBuf>,
     /// How the program's bytes are reached
     #[arg(long, value_enum, default_value = "mmap")]
     pub(super) load_mode: LoadModeArg,
@@ -582,17 +618,11 @@ pub(super) struct BenchModelArgs {
     /// Files of external constants (.ptd)
     #[arg(long, value_name = "FILE,...", value_delimiter = ',', alias = "data-path")]
     pub(super) data_paths: Vec<PathBuf>,
-    /// Size of the buffer that stands for memory, in MiB
-    #[arg(long, value_name = "N", default_value_t = pteron::bench::DEFAULT_READ_MIB)]
-    pub(super) mib: usize,
+    /// Size of the buffer that stands for memory, in MiB [default: the bytes that a token touches]
+    #[arg(long, value_name = "N")]
+    pub(super) mib: Option<usize>,
     #[command(flatten)]
     pub(super) limits: LimitArgs,
-    /// Print the time of each kind of operator as well, for the first prompt and the last context
-    #[arg(long)]
-    pub(super) profile: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
 }
 
 /// `pteron bench export`.

@@ -31,6 +31,15 @@ pub(super) fn count(text: &str) -> Result<u64, String> {
     parse(text, COUNTS).ok_or_else(|| "expected a number such as 50G, 3.5T or 2000000".to_owned())
 }
 
+/// A set of processors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Cpus(pub(super) Vec<usize>);
+
+/// A set of processors: `0xf0`, `4-7,9`.
+pub(super) fn cpus(text: &str) -> Result<Cpus, String> {
+    pteron::host::parse_cpus(text).map(Cpus)
+}
+
 fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
