@@ -185,6 +185,8 @@ pub struct ObserverCtr {
     pub granularity: Option<Granularity>,
     /// For torchao's observers: a symmetric mapping that clips neither end.
     pub no_clipping_error: bool,
+    /// For [`ObserverKind::FixedQParams`]: real units per code, and the code of 0.
+    pub fixed: Option<(f64, i64)>,
 }
 
 impl ObserverCtr {
@@ -199,7 +201,15 @@ impl ObserverCtr {
             bins: None,
             granularity: None,
             no_clipping_error: false,
+            fixed: None,
         }
+    }
+
+    /// The observer that gives these, whatever it sees.
+    pub const fn fixed_qparams(scale: f64, zero_point: i64) -> ObserverCtr {
+        let mut ctr = ObserverCtr::new(ObserverKind::FixedQParams);
+        ctr.fixed = Some((scale, zero_point));
+        ctr
     }
 
     /// The same with `eps`.

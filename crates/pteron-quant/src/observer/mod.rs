@@ -104,7 +104,7 @@ impl Observer {
             | ObserverKind::Noop
             | ObserverKind::AffineQuantizedPlaceholder => ObserverState::None,
         };
-        Ok(Observer { spec: spec.clone(), fixed: None, state })
+        Ok(Observer { spec: spec.clone(), fixed: spec.observer.fixed, state })
     }
 
     /// The observer of a fixed scale and zero point.

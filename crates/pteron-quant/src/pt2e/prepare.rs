@@ -83,6 +83,14 @@ impl PreparedGraph {
         &self.slots[id.0 as usize]
     }
 
+    /// What a point is called by the operator that reads or gives it, also where [`PreparedGraph::labels`] has a constant's name.
+    pub fn node_label(&self, graph: &Graph, point: Point) -> Option<TensorLabel> {
+        let nodes = graph.all_nodes();
+        let (Point::Edge { user: handle, .. } | Point::Output { node: handle, .. }) = point;
+        let n = nodes.iter().copied().find(|&n| graph.nodes[n].handle == handle)?;
+        Some(Names::of(graph, &nodes).label(graph, n, point))
+    }
+
     /// The observers that see a value, if any do.
     pub fn tap(&self, value: ValueId) -> Option<&Tap> {
         self.taps.get(&value)
@@ -275,6 +283,10 @@ fn labels(
         let name = constant.and_then(|c| {
             let owner = of_constants.entry(c).or_insert(groups.of(point));
             let name = module.constants[c].name.rsplit_once('.')?;
+            // Numbers that became constants are none of the checkpoint's.
+            if name.0.starts_with('_') {
+                return None;
+            }
             (*owner == groups.of(point)).then_some(name)
         });
         let label = match name {

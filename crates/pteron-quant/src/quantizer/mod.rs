@@ -2,11 +2,13 @@
 
 mod embedding;
 mod linear;
+mod qnn;
 mod rules;
 mod xnnpack;
 
 pub use embedding::EmbeddingQuantizer;
 pub use linear::LinearQuantizer;
+pub use qnn::{ModulePredicate, QnnQuantizer};
 pub use xnnpack::XnnpackQuantizer;
 
 use pteron_ir::pass::{PassContext, Runner};
@@ -55,6 +57,10 @@ pub trait Quantizer: std::fmt::Debug {
 /// # Errors
 /// A scheme whose backend's rules are not known here, by its name.
 pub fn of_scheme(name: &str, specs: &SchemeSpecs) -> Result<Vec<Box<dyn Quantizer>>, String> {
+    if let Patterns::Qnn(config) = specs.patterns {
+        let quantizer = QnnQuantizer::new(name, config).with_custom_annotations(specs.custom_annotations.clone());
+        return Ok(vec![Box::new(quantizer)]);
+    }
     let one = |rule: &crate::scheme::Rule| -> Result<Box<dyn Quantizer>, String> {
         match (rule.applies_to, specs.patterns) {
             (AppliesTo::Linear, _) => Ok(Box::new(LinearQuantizer::new(name, rule.config.clone()))),

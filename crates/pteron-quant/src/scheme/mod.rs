@@ -5,6 +5,7 @@
 //! release 0.5 has other numbers, [`Compat::ExecuTorch0_5`] gives those.
 
 mod explain;
+mod qnn;
 mod table;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::fmt;
 use thiserror::Error;
 
 pub use explain::{Explanation, Field, RuleExplanation, TensorExplanation, Value, explain};
+pub use qnn::{ModuleQConfig, QuantDtype};
 
 use crate::annotation::QuantizationConfig;
 use crate::near::{did_you_mean, suggestions};
@@ -50,11 +52,19 @@ impl fmt::Display for Compat {
     }
 }
 
-/// Passes over the whole graph that a scheme adds to its rules.
+/// Passes over the whole graph that a scheme adds to its rules (`backends/qualcomm/quantizer/custom_annotation.py`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CustomAnnotation {
-    /// The second operand of attention's matrix products, back to the cache, is 8-bit: `custom_annotate_llama_matmul_16a8w`.
+    /// The second operand of attention's matrix products, back to the cache that was written in place, is 8-bit:
+    /// `custom_annotate_llama_matmul_16a8w`. Where no such cache is on the way, as [`CustomAnnotation::Kv8bit`].
     LlamaMatmul16a8w,
+    /// The second operand of attention's matrix products is 8-bit back to the rotary embedding of keys and to the linear layer
+    /// of values: `annotate_kv_8bit`.
+    Kv8bit,
+    /// The last linear layer has 8-bit weights per channel: `custom_annotate_llama_last_conv_16a8w`.
+    LlamaLastConv16a8w,
+    /// The second operand of every matrix product is 8-bit: `custom_annotate_matmul_16a8w`.
+    Matmul16a8w,
 }
 
 impl CustomAnnotation {
@@ -62,6 +72,9 @@ impl CustomAnnotation {
     pub const fn name(self) -> &'static str {
         match self {
             CustomAnnotation::LlamaMatmul16a8w => "custom_annotate_llama_matmul_16a8w",
+            CustomAnnotation::Kv8bit => "annotate_kv_8bit",
+            CustomAnnotation::LlamaLastConv16a8w => "custom_annotate_llama_last_conv_16a8w",
+            CustomAnnotation::Matmul16a8w => "custom_annotate_matmul_16a8w",
         }
     }
 }
@@ -95,12 +108,12 @@ impl AppliesTo {
 }
 
 /// Whose quantizer says how the operators of [`AppliesTo::Everything`] are annotated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Patterns {
     /// `XNNPACKQuantizer`.
     Xnnpack,
-    /// `QnnQuantizer`.
-    Qnn,
+    /// `QnnQuantizer`, with what it puts on modules.
+    Qnn(ModuleQConfig),
     /// `CoreMLQuantizer`.
     CoreMl,
     /// Arm's `TOSAQuantizer` and those made from it.

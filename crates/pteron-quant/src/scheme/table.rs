@@ -5,21 +5,17 @@
 
 use pteron_tensor::DType;
 
-use super::{AppliesTo, Compat, CustomAnnotation, Numbers, Patterns, Rule, Scheme, SchemeSpecs};
+use super::{
+    AppliesTo, Compat, CustomAnnotation, ModuleQConfig, Numbers, Patterns, QuantDtype, Rule, Scheme, SchemeSpecs,
+};
 use crate::annotation::{BiasSpec, QuantizationConfig};
 use crate::format::QScheme;
 use crate::spec::{FakeQuantKind, ObserverCtr, ObserverKind, QuantizationSpec};
 
-/// The smallest scale of XNNPACK's and Core ML's baseline, and of QNN's 8-bit specs in release 0.5.
+/// The smallest scale of XNNPACK's and Core ML's baseline.
 const EPS_2_12: f64 = 1.0 / 4096.0;
-/// That of QNN's 16-bit specs in release 0.5.
-const EPS_2_20: f64 = 1.0 / 1_048_576.0;
 /// That of Arm's specs.
 const EPS_2_16: f64 = 1.0 / 65536.0;
-/// That of QNN's 8-bit specs.
-const EPS_8BIT: f64 = 0.0001 / 255.0;
-/// That of QNN's 16-bit specs, and of all its specs by channel.
-const EPS_16BIT: f64 = 0.0001 / 65535.0;
 
 pub(super) const SCHEMES: &[Scheme] = &[
     Scheme {
@@ -50,37 +46,37 @@ pub(super) const SCHEMES: &[Scheme] = &[
         name: "qnn_8a8w",
         backend: "qnn",
         summary: "8-bit activations, 8-bit weights; weights of convolutions and linears per channel.",
-        specs: Numbers::ByRelease(|c| qnn(c, Activation::Bits8, Weight::Bits8)),
+        specs: Numbers::ByRelease(|c| qnn(c, QuantDtype::Use8a8w)),
     },
     Scheme {
         name: "qnn_8a4w",
         backend: "qnn",
         summary: "8-bit activations, 4-bit weights; weights of convolutions and linears per channel.",
-        specs: Numbers::Since1_5(|| qnn(Compat::ExecuTorch1_5, Activation::Bits8, Weight::Bits4)),
+        specs: Numbers::Since1_5(|| qnn(Compat::ExecuTorch1_5, QuantDtype::Use8a4w)),
     },
     Scheme {
         name: "qnn_16a16w",
         backend: "qnn",
         summary: "16-bit activations, 16-bit weights per tensor.",
-        specs: Numbers::ByRelease(|c| qnn(c, Activation::Bits16, Weight::Bits16)),
+        specs: Numbers::ByRelease(|c| qnn(c, QuantDtype::Use16a16w)),
     },
     Scheme {
         name: "qnn_16a8w",
         backend: "qnn",
         summary: "16-bit activations, 8-bit weights; weights of convolutions and linears per channel.",
-        specs: Numbers::ByRelease(|c| qnn(c, Activation::Bits16, Weight::Bits8)),
+        specs: Numbers::ByRelease(|c| qnn(c, QuantDtype::Use16a8w)),
     },
     Scheme {
         name: "qnn_16a4w",
         backend: "qnn",
         summary: "16-bit activations, 4-bit weights; weights of convolutions and linears per channel.",
-        specs: Numbers::ByRelease(|c| qnn(c, Activation::Bits16, Weight::Bits4)),
+        specs: Numbers::ByRelease(|c| qnn(c, QuantDtype::Use16a4w)),
     },
     Scheme {
         name: "qnn_16a4w_block",
         backend: "qnn",
         summary: "16-bit activations, 4-bit weights with a scale for each block (LPBQ) where the block-size map has one.",
-        specs: Numbers::Since1_5(|| qnn(Compat::ExecuTorch1_5, Activation::Bits16, Weight::Bits4Block)),
+        specs: Numbers::Since1_5(|| qnn(Compat::ExecuTorch1_5, QuantDtype::Use16a4wBlock)),
     },
     Scheme {
         name: "coreml_c4w",
@@ -301,104 +297,47 @@ fn arm(activation: QuantizationSpec) -> SchemeSpecs {
     one(AppliesTo::Everything, Patterns::Arm, config, Vec::new())
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Activation {
-    Bits8,
-    Bits16,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Weight {
-    Bits4,
-    Bits4Block,
-    Bits8,
-    Bits16,
-}
-
-impl Weight {
-    fn symmetric(self) -> (DType, (i64, i64)) {
-        match self {
-            Weight::Bits4 | Weight::Bits4Block => (DType::I8, (-7, 7)),
-            Weight::Bits8 => (DType::I8, (-127, 127)),
-            Weight::Bits16 => (DType::I16, (-32767, 32767)),
-        }
-    }
-}
-
 /// QNN's schemes as `get_qnn_quantizer` sets them up: weights of convolutions and linears per channel except with 16a16w;
 /// 16-bit activations with MinMaxObserver, 8-bit ones with the quantizer's default.
-fn qnn(compat: Compat, activation: Activation, weight: Weight) -> SchemeSpecs {
-    let old = compat == Compat::ExecuTorch0_5;
-    let (eps, channel_eps) = match (old, activation) {
-        (true, Activation::Bits8) => (EPS_2_12, EPS_2_12),
-        (true, Activation::Bits16) => (EPS_2_20, EPS_2_12),
-        (false, Activation::Bits8) => (EPS_8BIT, EPS_16BIT),
-        (false, Activation::Bits16) => (EPS_16BIT, EPS_16BIT),
+fn qnn(compat: Compat, quant_dtype: QuantDtype) -> SchemeSpecs {
+    let wide = quant_dtype.activation_bits() == 16;
+    let by_channel = quant_dtype != QuantDtype::Use16a16w;
+    let config = ModuleQConfig {
+        is_conv_per_channel: by_channel,
+        is_linear_per_channel: by_channel,
+        act_observer: wide.then_some(ObserverKind::MinMax),
+        ..ModuleQConfig::new(quant_dtype, compat)
     };
-    let act = |eps| match activation {
-        Activation::Bits8 => {
-            let range = (!old).then_some((0, 255));
-            spec(DType::U8, range, QScheme::PerTensorAffine, observer(ObserverKind::MovingAverageMinMax, eps))
-        }
-        Activation::Bits16 => {
-            spec(DType::I32, Some((0, 65535)), QScheme::PerTensorAffine, observer(ObserverKind::MinMax, eps))
-        }
-    };
-    let (dtype, range) = weight.symmetric();
-    // The tensors of 16a8w's weights have unsigned codes without a range, which gives them a zero point of 128.
-    let per_tensor = match (activation, weight) {
-        (Activation::Bits16, Weight::Bits8) => {
-            spec(DType::U8, None, QScheme::PerTensorSymmetric, observer(ObserverKind::MinMax, eps))
-        }
-        _ => spec(dtype, Some(range), QScheme::PerTensorSymmetric, observer(ObserverKind::MinMax, eps)),
-    };
-    let bias = spec(
-        DType::I32,
-        Some((i64::from(i32::MIN), i64::from(i32::MAX))),
-        QScheme::PerTensorSymmetric,
-        observer(ObserverKind::MinMax, eps),
-    );
-    let config = |eps, weight, bias| QuantizationConfig {
-        input_activation: Some(act(eps)),
-        output_activation: Some(act(eps)),
-        weight: Some(weight),
-        bias: Some(bias),
-        ..QuantizationConfig::default()
-    };
-    let channel_observer = if old { ObserverKind::PerChannelMinMax } else { ObserverKind::PerChannelParam };
-    let by_channel = |kind| rows(spec(dtype, Some(range), QScheme::PerChannelSymmetric, observer(kind, channel_eps)));
     let mut rules = Vec::new();
-    if weight == Weight::Bits4Block {
-        let config = config(channel_eps, by_channel(ObserverKind::PerBlockParam), BiasSpec::Derived);
+    if let Some(config) = config.per_block(None) {
         rules.push(Rule { name: "per_block", applies_to: AppliesTo::BlockSizeMap, config });
     }
-    if weight != Weight::Bits16 {
-        let config = config(channel_eps, by_channel(channel_observer), BiasSpec::Derived);
-        rules.push(Rule { name: "per_channel", applies_to: AppliesTo::ConvAndLinear, config });
+    if by_channel {
+        rules.push(Rule { name: "per_channel", applies_to: AppliesTo::ConvAndLinear, config: config.per_channel(0) });
     }
-    let config = config(eps, rows(per_tensor), BiasSpec::Observed(bias));
-    rules.push(Rule { name: "operator", applies_to: AppliesTo::Everything, config });
+    rules.push(Rule { name: "operator", applies_to: AppliesTo::Everything, config: config.per_tensor() });
     let mut notes = Vec::new();
-    if weight == Weight::Bits16 {
+    if !by_channel {
         notes.push("Weights are per tensor on purpose: QNN's HTP fails with 16-bit weights per channel.");
     }
-    if weight == Weight::Bits4Block {
+    if quant_dtype == QuantDtype::Use16a4wBlock {
         notes.push("A block's scale is its own times a channel's: the block size comes from the block-size map.");
     }
-    let beside = matches!(
-        (activation, weight),
-        (Activation::Bits8, Weight::Bits4) | (Activation::Bits16, Weight::Bits8 | Weight::Bits4Block)
-    );
-    if beside {
+    if matches!(quant_dtype, QuantDtype::Use8a4w | QuantDtype::Use16a8w | QuantDtype::Use16a4wBlock) {
         notes.push(
             "export_llama does not offer this name; the numbers are those of QnnQuantizer's dtype, set up as export_llama sets \
              up qnn_8a8w or qnn_16a4w.",
         );
     }
-    let attention = activation == Activation::Bits16 && weight != Weight::Bits16;
+    let attention = wide && by_channel;
+    if attention {
+        notes.push(
+            "Where keys and values reach attention without a cache written in place, their way is that of annotate_kv_8bit.",
+        );
+    }
     SchemeSpecs {
         rules,
-        patterns: Patterns::Qnn,
+        patterns: Patterns::Qnn(config),
         custom_annotations: if attention { vec![CustomAnnotation::LlamaMatmul16a8w] } else { Vec::new() },
         notes,
     }

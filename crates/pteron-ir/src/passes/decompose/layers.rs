@@ -61,6 +61,14 @@ pub(super) fn scalar_operand(e: &mut Emitter<'_>, node: &Node) -> Emitted {
     Ok(e.call(op, args![x, constant])?)
 }
 
+/// `1 / x`.
+pub(super) fn reciprocal(e: &mut Emitter<'_>, node: &Node) -> Emitted {
+    let x = tensor(node, 0)?;
+    let dtype = e.tensor_ty(x).dtype;
+    let one = e.scalar(if dtype.is_float() { dtype } else { DType::F32 }, 1.0)?;
+    Ok(e.call(Op::Div, args![one, x])?)
+}
+
 pub(super) fn transpose(e: &mut Emitter<'_>, node: &Node) -> Emitted {
     let x = tensor(node, 0)?;
     let (Some(Arg::Int(a)), Some(Arg::Int(b))) = (node.args.get(1), node.args.get(2)) else {

@@ -23,6 +23,7 @@ use crate::print::{self, Names};
 /// | `pteron::rope` | products and sums of halves or of neighbours, in f32 |
 /// | `aten::scaled_dot_product_attention` | two batched products and a softmax, as PyTorch's math path: query and key are each scaled by the root of the scale, f16 and bf16 are computed in f32, rows that a mask hides wholly are zero |
 /// | `aten::transpose_copy.int` | `aten::permute_copy` |
+/// | `aten::reciprocal` | a quotient of 1 |
 /// | `aten::add.Scalar` and those of `sub`, `mul`, `div` | the operator of tensors, with a constant of no dimensions |
 /// | `dequantize_per_channel_group`, `torchao::dequantize_affine` | `dequantize_per_channel`, of a matrix of one row a block where blocks are no channels |
 /// | `torchao::quantize_affine`, `fake_quant_per_channel` | `quantize_per_channel` likewise, and back to numbers |
@@ -72,6 +73,7 @@ fn rule(op: Op) -> Option<Rule> {
         Op::Silu => layers::silu,
         Op::Rope => layers::rope,
         Op::TransposeCopy => layers::transpose,
+        Op::Reciprocal => layers::reciprocal,
         Op::AddScalar | Op::SubScalar | Op::MulScalar | Op::DivScalar => layers::scalar_operand,
         Op::Sdpa => attention::sdpa,
         Op::ConvertElementType => quant::convert_element_type,
