@@ -1,11 +1,17 @@
 //! PyTorch's histogram whose range grows with the data (`HistogramObserver`).
 
 use std::borrow::Cow;
+use std::sync::{Mutex, PoisonError};
 
+use pteron_kernels::Context;
 use pteron_kernels::quant::qparams::aminmax;
+use pteron_kernels::quant::wide;
 
 use super::{positive_zero, torch_sum};
 use crate::error::{ObserveError, TensorLabel};
+
+/// Elements that are counted at a time.
+const PIECE: usize = 1 << 16;
 
 /// Sub-bins that an old bin is cut into when its histogram moves to a wider range.
 const UPSAMPLE: usize = 16;
@@ -38,24 +44,31 @@ impl GrowingHistogram {
     }
 
     /// One step. `low` and `high` are the extremes of `data`; elements that are infinite are dropped.
-    pub(super) fn add(&mut self, label: &TensorLabel, low: f32, high: f32, data: &[f32]) -> Result<(), ObserveError> {
+    pub(super) fn add(
+        &mut self,
+        label: &TensorLabel,
+        low: f32,
+        high: f32,
+        data: &[f32],
+        ctx: Option<&Context>,
+    ) -> Result<(), ObserveError> {
         let Some((data, low, high)) = finite(low, high, data) else {
             return Ok(());
         };
         let bins = self.counts.len();
         let Some((old_low, old_high)) = self.range else {
-            self.counts = histc(label, &data, bins, low, high)?;
+            self.counts = histc(label, &data, bins, low, high, ctx)?;
             self.range = Some((low, high));
             return Ok(());
         };
         let (new_low, new_high) = (old_low.min(low), old_high.max(high));
-        let mut counts = histc(label, &data, bins, new_low, new_high)?;
+        let mut counts = histc(label, &data, bins, new_low, new_high, ctx)?;
         if (new_low, new_high) == (old_low, old_high) {
             add(&mut counts, &self.counts);
         } else if old_low == old_high {
             // The old histogram is one point: all of it goes into the bin that holds the point.
             let mass = torch_sum::sum(&self.counts);
-            let mut old = histc(label, &[old_low], bins, new_low, new_high)?;
+            let mut old = histc(label, &[old_low], bins, new_low, new_high, None)?;
             old.iter_mut().for_each(|c| *c *= mass);
             add(&mut counts, &old);
         } else {
@@ -84,43 +97,97 @@ fn add(to: &mut [f32], from: &[f32]) {
 }
 
 /// `torch.histc`: counts of the elements in `bins` bins of equal width over `low..=high`.
-fn histc(label: &TensorLabel, data: &[f32], bins: usize, low: f32, high: f32) -> Result<Vec<f32>, ObserveError> {
+fn histc(
+    label: &TensorLabel,
+    data: &[f32],
+    bins: usize,
+    low: f32,
+    high: f32,
+    ctx: Option<&Context>,
+) -> Result<Vec<f32>, ObserveError> {
     let mut counts = vec![0u64; bins];
-    count(label, data, low, high, &mut counts)?;
+    count(label, data, low, high, &mut counts, ctx)?;
     Ok(counts.into_iter().map(|c| c as f32).collect())
 }
 
 /// Adds to `counts` how many elements fall into each bin over `low..=high`; a range of one point is widened by 1 on
-/// both sides. Elements outside are not counted.
+/// both sides. Elements outside are not counted. On the threads of `ctx`, if there is one: counts are integers, so that it does
+/// not matter who counts what.
 pub(super) fn count(
     label: &TensorLabel,
     data: &[f32],
     low: f32,
     high: f32,
     counts: &mut [u64],
+    ctx: Option<&Context>,
 ) -> Result<(), ObserveError> {
     let (left, right) = if low == high { (low - 1.0, high + 1.0) } else { (low, high) };
     let (bins, width) = (counts.len() as f32, right - left);
     if !(width * bins).is_finite() || width <= 0.0 {
         return Err(ObserveError::TooWide { label: label.clone(), min: low, max: high });
     }
-    // Bins are found a block at a time in a loop that the compiler turns into vectors; elements outside go to a bin of
-    // their own.
-    const BLOCK: usize = 64;
-    let last = counts.len() as i32 - 1;
-    let mut bin = [0i32; BLOCK];
-    for block in data.chunks(BLOCK) {
-        for (b, &v) in bin.iter_mut().zip(block) {
-            let at = ((v - left) * bins / width) as i32;
-            *b = if v >= left && v <= right { at.min(last) } else { -1 };
-        }
-        for &b in &bin[..block.len()] {
-            if let Ok(b) = usize::try_from(b) {
-                counts[b] += 1;
+    let add = |part: &[u32], counts: &mut [u64]| {
+        counts.iter_mut().zip(part).for_each(|(c, p)| *c += u64::from(*p));
+    };
+    match ctx.filter(|c| c.pool().threads() > 1 && data.len() > PIECE) {
+        None => data.chunks(PIECE).for_each(|part| add(&bins_of(part, left, right, counts.len()), counts)),
+        Some(ctx) => {
+            let pieces = data.len().div_ceil(PIECE);
+            let found: Vec<Mutex<Vec<u32>>> = (0..pieces).map(|_| Mutex::new(Vec::new())).collect();
+            ctx.pool().run(pieces, &|i| {
+                let part = &data[i * PIECE..data.len().min((i + 1) * PIECE)];
+                *found[i].lock().unwrap_or_else(PoisonError::into_inner) = bins_of(part, left, right, counts.len());
+            });
+            for part in found {
+                add(&part.into_inner().unwrap_or_else(PoisonError::into_inner), counts);
             }
         }
     }
     Ok(())
+}
+
+/// Counts of a piece of the data.
+fn bins_of(data: &[f32], left: f32, right: f32, bins: usize) -> Vec<u32> {
+    // Neighbours often fall into the same bin: several tables keep their additions apart.
+    let mut tables = vec![0u32; bins * TABLES];
+    wide::run(Bins { data, left, right, bins, tables: &mut tables });
+    let (first, others) = tables.split_at_mut(bins);
+    for other in others.chunks_exact(bins) {
+        first.iter_mut().zip(other).for_each(|(a, b)| *a += b);
+    }
+    tables.truncate(bins);
+    tables
+}
+
+const TABLES: usize = 4;
+
+struct Bins<'a> {
+    data: &'a [f32],
+    left: f32,
+    right: f32,
+    bins: usize,
+    tables: &'a mut [u32],
+}
+
+impl wide::Loop for Bins<'_> {
+    #[inline(always)]
+    fn run(self) {
+        // Bins are found a block at a time in a loop that the compiler turns into vectors.
+        const BLOCK: usize = 64;
+        let (bins, width, last) = (self.bins as f32, self.right - self.left, self.bins as i32 - 1);
+        let mut bin = [0i32; BLOCK];
+        for block in self.data.chunks(BLOCK) {
+            for (b, &v) in bin.iter_mut().zip(block) {
+                let at = ((v - self.left) * bins / width) as i32;
+                *b = if v >= self.left && v <= self.right { at.min(last) } else { -1 };
+            }
+            for (i, &b) in bin[..block.len()].iter().enumerate() {
+                if let Ok(b) = usize::try_from(b) {
+                    self.tables[i % TABLES * self.bins + b] += 1;
+                }
+            }
+        }
+    }
 }
 
 /// `torch.linspace(from, to, steps)` at index `i`. ATen counts from the nearer end, and its compiler fuses the product

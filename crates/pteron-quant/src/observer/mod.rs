@@ -17,7 +17,10 @@ mod shardable;
 pub(crate) mod torch_sum;
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::sync::{Mutex, PoisonError};
 
+use pteron_kernels::Context;
 use pteron_kernels::quant::qparams;
 use pteron_tensor::{DType, View};
 
@@ -157,6 +160,18 @@ impl Observer {
         Ok(())
     }
 
+    /// Ends the first pass of a [`ShardableHistogram`] with the range that it has seen; false for every other observer.
+    pub(crate) fn fix_range(&mut self, label: &TensorLabel) -> Result<bool, ObserveError> {
+        match &mut self.state {
+            ObserverState::Shardable(h) if !h.is_counting() => {
+                let (min, max) = h.range().ok_or_else(|| ObserveError::NoData(label.clone()))?;
+                h.fix_range(label, min, max)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// True if data have been seen, or none are needed.
     pub fn has_data(&self) -> bool {
         match &self.state {
@@ -179,9 +194,9 @@ impl Observer {
         if !self.spec.observer.kind.needs_data() {
             return Ok(());
         }
-        let data = floats(view)
+        let seen = Seen::of(view, None)
             .ok_or_else(|| ObserveError::NotFloat { label: label.clone(), dtype: view.dtype().torch_name() })?;
-        self.observe(label, view.sizes(), &data)
+        self.observe_seen(label, view.sizes(), &seen)
     }
 
     /// One step over `data`, contiguous and of `shape`.
@@ -190,6 +205,17 @@ impl Observer {
     /// If the shape does not hold the data or is not that of earlier steps where that matters, a NaN is among them, or a
     /// histogram cannot hold the range.
     pub fn observe(&mut self, label: &TensorLabel, shape: &[usize], data: &[f32]) -> Result<(), ObserveError> {
+        self.observe_seen(label, shape, &Seen { data: Cow::Borrowed(data), ctx: None, range: OnceCell::new() })
+    }
+
+    /// [`Observer::observe`] of a tensor that other observers see as well.
+    pub(crate) fn observe_seen(
+        &mut self,
+        label: &TensorLabel,
+        shape: &[usize],
+        seen: &Seen<'_>,
+    ) -> Result<(), ObserveError> {
+        let data: &[f32] = &seen.data;
         let bad_shape =
             |expected: String| ObserveError::Shape { label: label.clone(), found: shape.to_vec(), expected };
         if !self.spec.observer.kind.needs_data() {
@@ -198,7 +224,7 @@ impl Observer {
         if shape.iter().try_fold(1usize, |n, &s| n.checked_mul(s)) != Some(data.len()) {
             return Err(bad_shape(format!("there are {} elements", data.len())));
         }
-        let Some((low, high)) = range_of(&self.state, data) else {
+        let Some((low, high)) = range_of(&self.state, seen) else {
             return Ok(());
         };
         if low.is_nan() {
@@ -244,8 +270,8 @@ impl Observer {
                 }
                 steps.push(now);
             }
-            ObserverState::Histogram(h) => h.add(label, low, high, data)?,
-            ObserverState::Shardable(h) => h.add(label, low, high, data)?,
+            ObserverState::Histogram(h) => h.add(label, low, high, data, seen.ctx)?,
+            ObserverState::Shardable(h) => h.add(label, low, high, data, seen.ctx)?,
             ObserverState::Recording(seen) => seen.push((shape.to_vec(), data.to_vec())),
         }
         Ok(())
@@ -347,14 +373,55 @@ impl Observer {
 }
 
 /// Least and largest value, as far as the state's update wants it; `None` if there is nothing to do.
-fn range_of(state: &ObserverState, data: &[f32]) -> Option<(f32, f32)> {
+fn range_of(state: &ObserverState, seen: &Seen<'_>) -> Option<(f32, f32)> {
     match state {
         // These find the ranges of their parts, and NaN with them.
         ObserverState::Blocks(_) | ObserverState::BlockSteps(_) | ObserverState::Recording(_) => {
-            (!data.is_empty()).then_some((0.0, 0.0))
+            (!seen.data.is_empty()).then_some((0.0, 0.0))
         }
-        _ => qparams::aminmax(data).map(|(low, high)| (positive_zero(low), positive_zero(high))),
+        _ => seen.range(),
     }
+}
+
+/// The elements of a tensor, as all observers of it see them: widened once, their extremes found once.
+pub(crate) struct Seen<'a> {
+    data: Cow<'a, [f32]>,
+    /// Threads to use, if any.
+    ctx: Option<&'a Context>,
+    range: OnceCell<Option<(f32, f32)>>,
+}
+
+impl<'a> Seen<'a> {
+    /// The elements of a view; `None` if they are no floats that are observed.
+    pub(crate) fn of(view: &View<'a>, ctx: Option<&'a Context>) -> Option<Seen<'a>> {
+        Some(Seen { data: floats(view)?, ctx, range: OnceCell::new() })
+    }
+
+    /// Least and largest element.
+    fn range(&self) -> Option<(f32, f32)> {
+        let found = self.range.get_or_init(|| extremes(&self.data, self.ctx));
+        found.map(|(low, high)| (positive_zero(low), positive_zero(high)))
+    }
+}
+
+/// `torch.aminmax`, on the threads of `ctx` if there is one.
+fn extremes(data: &[f32], ctx: Option<&Context>) -> Option<(f32, f32)> {
+    const PIECE: usize = 1 << 16;
+    let Some(ctx) = ctx.filter(|c| c.pool().threads() > 1 && data.len() > PIECE) else {
+        return qparams::aminmax(data);
+    };
+    let pieces = data.len().div_ceil(PIECE);
+    let found: Vec<Mutex<Option<(f32, f32)>>> = (0..pieces).map(|_| Mutex::new(None)).collect();
+    ctx.pool().run(pieces, &|i| {
+        let part = &data[i * PIECE..data.len().min((i + 1) * PIECE)];
+        *found[i].lock().unwrap_or_else(PoisonError::into_inner) = qparams::aminmax(part);
+    });
+    let parts = found.into_iter().filter_map(|f| f.into_inner().unwrap_or_else(PoisonError::into_inner));
+    // A NaN of a part stays one of the whole.
+    parts.reduce(|(a, b), (low, high)| match a.is_nan() || low.is_nan() {
+        true => (f32::NAN, f32::NAN),
+        false => (a.min(low), b.max(high)),
+    })
 }
 
 /// −0 becomes +0, so that a range does not depend on the order in which zeros were compared.

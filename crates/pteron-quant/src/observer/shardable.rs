@@ -1,5 +1,7 @@
 //! A histogram that shards can fill: its range is fixed in a first pass, its counts are integers.
 
+use pteron_kernels::Context;
+
 use super::histogram::{count, finite};
 use crate::error::{ObserveError, TensorLabel};
 
@@ -64,7 +66,14 @@ impl ShardableHistogram {
         Ok(())
     }
 
-    pub(super) fn add(&mut self, label: &TensorLabel, low: f32, high: f32, data: &[f32]) -> Result<(), ObserveError> {
+    pub(super) fn add(
+        &mut self,
+        label: &TensorLabel,
+        low: f32,
+        high: f32,
+        data: &[f32],
+        ctx: Option<&Context>,
+    ) -> Result<(), ObserveError> {
         let Some((data, low, high)) = finite(low, high, data) else {
             return Ok(());
         };
@@ -74,7 +83,7 @@ impl ShardableHistogram {
                     let problem = "saw a value beyond its range: the second pass must see the data of the first";
                     return Err(ObserveError::HistogramPass { label: label.clone(), problem });
                 }
-                count(label, &data, min, max, counts)
+                count(label, &data, min, max, counts, ctx)
             }
             (_, None) => {
                 self.range = Some((low, high));

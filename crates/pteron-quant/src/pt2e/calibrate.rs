@@ -2,25 +2,48 @@
 
 use pteron_exec::{NodeEvent, NodeHook, Value, ValueRef};
 use pteron_ir::{ConstData, Def, Graph, Module, ValueId};
+use pteron_kernels::Context;
 use pteron_tensor::{CastSource, DType, read_all};
 
 use super::QuantizeError;
 use super::prepare::{PreparedGraph, SlotId};
 use crate::error::ObserveError;
+use crate::observer::{Observer, ObserverState, Seen};
 
 /// The hook that feeds observers. One run of the module with it is one step of every observer, whatever the batching.
 ///
 /// The first error is kept and ends observation; ask [`Calibration::finish`] for it after each run.
-#[derive(Debug)]
 pub struct Calibration<'p> {
     prepared: &'p mut PreparedGraph,
+    ctx: Option<&'p Context>,
+    counting: bool,
     error: Option<ObserveError>,
+}
+
+impl std::fmt::Debug for Calibration<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Calibration").field("graph", &self.prepared.graph).finish_non_exhaustive()
+    }
 }
 
 impl<'p> Calibration<'p> {
     /// A hook for runs of the graph that was prepared.
     pub fn new(prepared: &'p mut PreparedGraph) -> Calibration<'p> {
-        Calibration { prepared, error: None }
+        Calibration { prepared, ctx: None, counting: false, error: None }
+    }
+
+    /// Observes on the threads of `ctx`: those that the session runs on, which are idle meanwhile.
+    #[must_use]
+    pub fn on_threads(mut self, ctx: &'p Context) -> Calibration<'p> {
+        self.ctx = Some(ctx);
+        self
+    }
+
+    /// The second pass over the data, of histograms that have their range: see [`PreparedGraph::fix_ranges`].
+    #[must_use]
+    pub fn counting(mut self) -> Calibration<'p> {
+        self.counting = true;
+        self
     }
 
     /// Feeds the graph's inputs, which no node gives: call it before each run, with the same inputs.
@@ -29,7 +52,7 @@ impl<'p> Calibration<'p> {
     /// [`ObserveError`] naming the tensor.
     pub fn inputs(&mut self, graph: &Graph, inputs: &[Value]) -> Result<(), ObserveError> {
         for (&value, given) in graph.inputs.iter().zip(inputs) {
-            observe(self.prepared, value, &given.as_ref())?;
+            self.observe(value, &given.as_ref())?;
         }
         Ok(())
     }
@@ -41,18 +64,51 @@ impl<'p> Calibration<'p> {
     pub fn finish(self) -> Result<(), ObserveError> {
         self.error.map_or(Ok(()), Err)
     }
+
+    fn observe(&mut self, value: ValueId, data: &ValueRef<'_>) -> Result<(), ObserveError> {
+        let PreparedGraph { slots, taps, .. } = &mut *self.prepared;
+        let (Some(tap), ValueRef::Tensor(view)) = (taps.get(&value), data) else { return Ok(()) };
+        let mut seen = None;
+        for slot in tap.slots() {
+            let slot = &mut slots[slot.0 as usize];
+            let Some(observer) = slot.observer.as_mut().filter(|o| learns(o, self.counting)) else { continue };
+            let seen = match &seen {
+                Some(seen) => seen,
+                None => {
+                    let found = Seen::of(view, self.ctx).ok_or_else(|| ObserveError::NotFloat {
+                        label: slot.label.clone(),
+                        dtype: view.dtype().torch_name(),
+                    })?;
+                    seen.insert(found)
+                }
+            };
+            observer.observe_seen(&slot.label, view.sizes(), seen)?;
+        }
+        Ok(())
+    }
 }
 
-fn observe(prepared: &mut PreparedGraph, value: ValueId, data: &ValueRef<'_>) -> Result<(), ObserveError> {
-    let PreparedGraph { slots, taps, .. } = prepared;
-    let (Some(tap), ValueRef::Tensor(view)) = (taps.get(&value), data) else { return Ok(()) };
-    for slot in tap.slots() {
-        let slot = &mut slots[slot.0 as usize];
-        if let Some(observer) = &mut slot.observer {
-            observer.observe_view(&slot.label, view)?;
+/// Whether an observer learns something in this pass.
+fn learns(observer: &Observer, counting: bool) -> bool {
+    let counts = matches!(observer.state(), ObserverState::Shardable(h) if h.is_counting());
+    observer.spec().observer.kind.needs_data() && counts == counting
+}
+
+impl PreparedGraph {
+    /// Ends the first pass over the data: each histogram whose range is fixed before it counts gets the range that it has seen.
+    /// True if there are such, so that the data must pass once more with [`Calibration::counting`].
+    ///
+    /// # Errors
+    /// [`ObserveError`] for a histogram that saw no data, naming the tensor.
+    pub fn fix_ranges(&mut self) -> Result<bool, ObserveError> {
+        let mut any = false;
+        for slot in &mut self.slots {
+            if let Some(observer) = &mut slot.observer {
+                any |= observer.fix_range(&slot.label)?;
+            }
         }
+        Ok(any)
     }
-    Ok(())
 }
 
 impl NodeHook for Calibration<'_> {
@@ -61,7 +117,7 @@ impl NodeHook for Calibration<'_> {
             return;
         }
         for (&value, output) in event.graph.nodes[event.node].outputs.iter().zip(event.outputs) {
-            if let Err(e) = observe(self.prepared, value, output) {
+            if let Err(e) = self.observe(value, output) {
                 self.error = Some(e);
                 return;
             }

@@ -21,6 +21,7 @@ mod error;
 mod fuse;
 mod module;
 mod prepare;
+mod states;
 
 pub use calibrate::{Calibration, observe_constants};
 pub use codes::{CodesSource, Rounding};

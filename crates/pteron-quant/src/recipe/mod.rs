@@ -31,6 +31,7 @@
 //! | `granularity` | rule, PT2E | `tensor`, `channel`, `group` (with `group-size`) of the weights |
 //! | `observer`, `weight-observer` | rule, PT2E | the observer of the activations, of the weights, by its class name |
 
+mod annotate;
 mod parse;
 mod print;
 mod resolve;
@@ -45,6 +46,7 @@ use crate::scheme::{Compat, Scheme, SchemeSpecs};
 use crate::spec::ObserverKind;
 use crate::transform::{Algorithm, EmbeddingMode, LinearMode};
 
+pub use annotate::RecipeQuantizer;
 pub use parse::{MOST_RULES, linear_mode};
 pub use resolve::{Plan, PlanLayer, Resolved};
 

@@ -4,12 +4,13 @@
 //! |---|---|
 //! | `PTERONQS` | 8 |
 //! | version | u32 |
-//! | model hash, data hash | 32 each |
+//! | hashes of model, recipe, data, windows | 32 each |
 //! | data tokens | u64 |
 //! | window tokens | u32 |
 //! | shard index, shards | u32 each |
 //! | first window, end, total | u64 each |
-//! | kernel tier | string: u32 length, UTF-8 |
+//! | kernel tier, scheme | string: u32 length, UTF-8 |
+//! | windows held back | u32 number; each a u32 number of tokens, u32 each |
 //! | number of entries | u32 |
 //! | entries, sorted by label | module (string), port (string), observer's name (string), state |
 //! | CRC-32 of all before | u32 |
@@ -26,6 +27,7 @@ use crate::spec::ObserverKind;
 const MAGIC: &[u8; 8] = b"PTERONQS";
 const LONGEST_NAME: usize = 4096;
 const LONGEST_TIER: usize = 64;
+const LONGEST_SCHEME: usize = 4096;
 const MOST_AXES: usize = 16;
 
 const NONE: u8 = 0;
@@ -351,8 +353,9 @@ impl CalibrationState {
         let mut out = Out(Vec::new());
         out.0.extend_from_slice(MAGIC);
         out.u32(VERSION);
-        out.0.extend_from_slice(&h.model);
-        out.0.extend_from_slice(&h.data);
+        for hash in [&h.model, &h.recipe, &h.data, &h.windows] {
+            out.0.extend_from_slice(hash);
+        }
         out.u64(h.data_tokens);
         out.u32(h.window_tokens);
         out.u32(h.shard.index);
@@ -361,6 +364,12 @@ impl CalibrationState {
         out.u64(h.shard.end_window);
         out.u64(h.shard.total_windows);
         out.text("the kernel tier", &h.kernel_tier, LONGEST_TIER)?;
+        out.text("the scheme", &h.scheme, LONGEST_SCHEME)?;
+        out.len("the list of windows", h.held_back.len())?;
+        for window in &h.held_back {
+            out.len("a window", window.len())?;
+            window.iter().for_each(|&t| out.u32(t));
+        }
         out.len("the list of observers", self.entries.len())?;
         for (label, entry) in &self.entries {
             if h.shard.count > 1 && !entry.kind.is_shardable() {
@@ -400,8 +409,8 @@ impl CalibrationState {
             return input.damaged("the checksum is not that of the bytes before it");
         }
         input.bytes = body;
-        let model = input.array()?;
-        let data = input.array()?;
+        let (model, recipe) = (input.array()?, input.array()?);
+        let (data, windows) = (input.array()?, input.array()?);
         let data_tokens = input.u64()?;
         let window_tokens = input.u32()?;
         let shard = Shard {
@@ -415,7 +424,24 @@ impl CalibrationState {
             return Err(StateError::Shard(shard));
         }
         let kernel_tier = input.text(LONGEST_TIER)?;
-        let header = StateHeader { model, kernel_tier, data, data_tokens, window_tokens, shard };
+        let scheme = input.text(LONGEST_SCHEME)?;
+        let mut held_back = Vec::new();
+        for _ in 0..input.count(4)? {
+            let n = input.count(4)?;
+            held_back.push((0..n).map(|_| input.u32()).collect::<Result<Vec<_>, _>>()?);
+        }
+        let header = StateHeader {
+            model,
+            kernel_tier,
+            recipe,
+            scheme,
+            data,
+            windows,
+            data_tokens,
+            window_tokens,
+            shard,
+            held_back,
+        };
         let mut entries = BTreeMap::new();
         for _ in 0..input.count(13)? {
             let label = TensorLabel { module: input.text(LONGEST_NAME)?, port: input.text(LONGEST_NAME)? };

@@ -69,6 +69,13 @@ fn same_run(a: &CalibrationState, b: &CalibrationState) -> Result<(), StateError
     if x.model != y.model {
         return differ("models", hex(&x.model), hex(&y.model));
     }
+    if x.recipe != y.recipe {
+        let text = |h: &super::StateHeader| match x.scheme == y.scheme {
+            true => hex(&h.recipe),
+            false => h.scheme.clone(),
+        };
+        return differ("schemes", text(x), text(y));
+    }
     if x.kernel_tier != y.kernel_tier {
         return differ("kernel tiers", x.kernel_tier.clone(), y.kernel_tier.clone());
     }
@@ -77,6 +84,9 @@ fn same_run(a: &CalibrationState, b: &CalibrationState) -> Result<(), StateError
     }
     if x.window_tokens != y.window_tokens {
         return differ("window lengths", x.window_tokens.to_string(), y.window_tokens.to_string());
+    }
+    if (x.windows, &x.held_back) != (y.windows, &y.held_back) {
+        return differ("choices of windows", hex(&x.windows), hex(&y.windows));
     }
     if x.shard.total_windows != y.shard.total_windows {
         return differ("numbers of windows", x.shard.total_windows.to_string(), y.shard.total_windows.to_string());

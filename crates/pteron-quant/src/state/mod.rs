@@ -1,7 +1,7 @@
 //! What the observers of a calibration run have learnt, as bytes, and the merge of shards.
 //!
 //! A run over windows `0..total` may be cut into shards that run anywhere. Each shard's state is written with the hash of
-//! the model, the kernel tier and the hash of the data; merging all shards gives the state that one run would have written,
+//! the model, the recipe, the kernel tier and the hash of the data; merging all shards gives the state that one run would have written,
 //! byte for byte:
 //!
 //! * ranges by themselves;
@@ -25,7 +25,7 @@ use crate::observer::{Observer, ObserverState};
 use crate::spec::ObserverKind;
 
 /// The version of the format that is written and read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A SHA-256.
 pub type Sha256 = [u8; 32];
@@ -76,14 +76,22 @@ pub struct StateHeader {
     pub model: Sha256,
     /// The kernel tier that computed the activations, as `avx512`: tiers differ in the last bits.
     pub kernel_tier: String,
-    /// Hash of the calibration data.
+    /// Hash of the recipe, and of all that decides which tensors are observed and what they hold.
+    pub recipe: Sha256,
+    /// The recipe in a few words, for messages.
+    pub scheme: String,
+    /// Hash of the calibration data, as files.
     pub data: Sha256,
+    /// Hash of the windows' tokens of the whole run.
+    pub windows: Sha256,
     /// Tokens of the calibration data of the whole run.
     pub data_tokens: u64,
     /// Tokens of a window.
     pub window_tokens: u32,
     /// Which part of the run.
     pub shard: Shard,
+    /// Windows of tokens that are in no shard, for measuring what the calibration is worth.
+    pub held_back: Vec<Vec<u32>>,
 }
 
 /// The state of one observer.
@@ -158,6 +166,22 @@ pub enum StateError {
         label: TensorLabel,
         /// The observer.
         kind: ObserverKind,
+    },
+    /// A tensor of which the state says nothing.
+    #[error("the calibration state has nothing of {label}: it is of another scheme or another form of the model")]
+    NoEntry {
+        /// The tensor.
+        label: TensorLabel,
+    },
+    /// A tensor that another observer has seen.
+    #[error("the calibration state has {label} from {found}, and the scheme observes it by {expected}")]
+    OtherObserver {
+        /// The tensor.
+        label: TensorLabel,
+        /// The observer in the state.
+        found: ObserverKind,
+        /// The scheme's.
+        expected: ObserverKind,
     },
     /// Nothing to merge.
     #[error("there is no calibration state to merge")]

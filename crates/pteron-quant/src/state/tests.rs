@@ -9,10 +9,14 @@ fn header(shard: Shard) -> StateHeader {
     StateHeader {
         model: [1; 32],
         kernel_tier: "avx512".to_owned(),
+        recipe: [3; 32],
+        scheme: "xnnpack".to_owned(),
         data: [2; 32],
+        windows: [4; 32],
         data_tokens: 4096,
         window_tokens: 64,
         shard,
+        held_back: vec![vec![1, 2, 3], vec![4, 5, 6]],
     }
 }
 
@@ -119,6 +123,13 @@ fn shards_that_do_not_belong_together_are_refused() {
     };
     assert!(said(|s| s[1].header.model = [9; 32]).contains("their models differ (010101010101 and 090909090909)"));
     assert!(said(|s| s[1].header.kernel_tier = "avx2".to_owned()).contains("kernel tiers differ (avx512 and avx2)"));
+    let other_scheme = |s: &mut Vec<CalibrationState>| {
+        (s[1].header.recipe, s[1].header.scheme) = ([9; 32], "qnn_8a8w".to_owned());
+    };
+    assert!(said(other_scheme).contains("their schemes differ (xnnpack and qnn_8a8w)"));
+    assert!(said(|s| s[1].header.recipe = [9; 32]).contains("schemes differ (030303030303 and 090909090909)"));
+    assert!(said(|s| s[1].header.windows = [9; 32]).contains("choices of windows differ"));
+    assert!(said(|s| s[1].header.held_back.clear()).contains("choices of windows differ"));
     assert!(said(|s| s[2].header.data = [0; 32]).contains("calibration data differ"));
     assert!(said(|s| s[2].header.window_tokens = 7).contains("window lengths differ (64 and 7)"));
     assert!(said(|s| s[2].header.shard.total_windows = 10).contains("numbers of windows differ"));
