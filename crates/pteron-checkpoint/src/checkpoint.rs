@@ -209,6 +209,11 @@ impl Checkpoint {
         self.files.iter().map(|(path, _)| path.as_path())
     }
 
+    /// The files that hold the weights, with their bytes as they were opened.
+    pub fn contents(&self) -> impl ExactSizeIterator<Item = (&Path, Arc<dyn ByteSource>)> {
+        self.files.iter().map(|(path, bytes)| (path.as_path(), bytes.shared()))
+    }
+
     /// What is odd about the checkpoint without making it unreadable, a sentence each: an index that was ignored,
     /// tensors that the index does not list.
     pub fn warnings(&self) -> &[String] {

@@ -102,7 +102,12 @@ pub struct TokenizerFiles {
 impl TokenizerFiles {
     /// Looks for the files in `folder`.
     pub fn find(folder: &Path) -> TokenizerFiles {
-        let there = |name: &str| Some(folder.join(name)).filter(|p| p.is_file());
+        TokenizerFiles::find_prefixed(folder, "")
+    }
+
+    /// Looks for the files in `folder` whose names begin with `prefix`: `model.tokenizer.json` for `model.`.
+    pub fn find_prefixed(folder: &Path, prefix: &str) -> TokenizerFiles {
+        let there = |name: &str| Some(folder.join(format!("{prefix}{name}"))).filter(|p| p.is_file());
         TokenizerFiles {
             tokenizer_json: there("tokenizer.json"),
             tokenizer_config: there("tokenizer_config.json"),

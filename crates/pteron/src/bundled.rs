@@ -23,6 +23,9 @@ bundled![
     "tokenizer_config.json",
 ];
 
+/// A text to measure quantized models on where none is given, UTF-8.
+pub const EVALUATION_TEXT: &[u8] = include_bytes!("../assets/evaluation/text.txt");
+
 /// The bytes of one of the model's files; nothing for a name that is not among them.
 pub fn file(name: &str) -> &'static [u8] {
     FILES.iter().find(|(n, _)| *n == name).map_or(&[], |(_, bytes)| bytes)

@@ -22,6 +22,24 @@ pub enum Error {
         /// The sentence.
         reason: String,
     },
+    /// Calibration data or a calibration state that cannot be used, or a model that cannot be calibrated or evaluated.
+    #[error("{reason}")]
+    Calibration {
+        /// The sentence.
+        reason: String,
+    },
+    /// The quantized model is too far from the float model.
+    #[error(
+        "{}: the quantized model is too far from the float model: {} nats of mean KL divergence on {} tokens ({}), more than          --max-kl {}; perplexity {:.2} became {:.2}; nothing was written (`pteron sensitivity` ranks the layers, a recipe keeps          them float, --allow-degraded writes it all the same)",
+        path.display(), crate::error::short(.evaluation.kl), .evaluation.scored, .evaluation.text, .evaluation.max_kl,
+        .evaluation.perplexity_float, .evaluation.perplexity
+    )]
+    Degraded {
+        /// The file that would have been written.
+        path: PathBuf,
+        /// What was measured.
+        evaluation: Box<crate::calibration::ExportEvaluation>,
+    },
     /// A checkpoint, or another file, cannot be read.
     #[error(transparent)]
     Checkpoint(Box<CheckpointError>),
@@ -162,6 +180,15 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+}
+
+/// A number in three or four digits, for people.
+pub fn short(v: f64) -> String {
+    match v {
+        v if v == 0.0 || !v.is_finite() => format!("{v}"),
+        v if v.abs() >= 0.01 && v.abs() < 1000.0 => format!("{v:.3}"),
+        v => format!("{v:.2e}"),
+    }
 }
 
 impl From<CheckpointError> for Error {

@@ -1,13 +1,15 @@
 //! Checkpoints to programs.
 
+mod beside;
+mod quantization;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use pteron_checkpoint::atomic::{AtomicError, AtomicFile};
 use pteron_checkpoint::{Checkpoint, GenerationConfigFile, Shown, read_limited};
-use pteron_ir::pass::{PassContext, Runner};
-use pteron_ir::{MetaValue, Module, passes};
+use pteron_ir::{MetaValue, Module};
 use pteron_llm::tokenizer::Tokenizer;
 use pteron_models::{BuildOptions, CheckpointWeights, ModelConfig, SpecialTokens, WeightsOptions, build};
 use pteron_program::{EmitOptions, Emitted, WriteError, emit};
@@ -16,10 +18,14 @@ use pteron_quant::moments::Moments;
 use pteron_quant::recipe::Recipe;
 use pteron_tensor::DType;
 
+use crate::calibration::{CalibrationOptions, EvaluationOptions, hash};
 use crate::error::Error;
-use crate::host::{self, MemorySampler};
+use crate::host::MemorySampler;
 use crate::quantize::{self, QuantizationReport};
 use crate::text::TokenizerSource;
+
+use beside::Beside;
+pub use quantization::{CALIBRATION_SHA256, CALIBRATION_TOKENS, Calibrated, ShardOf};
 
 /// What an export is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +37,20 @@ pub enum Progress {
         /// Layers done.
         done: usize,
         /// Layers in all.
+        total: usize,
+    },
+    /// Running calibration data: windows done, and in all.
+    Calibrating {
+        /// Windows done.
+        done: usize,
+        /// Windows in all.
+        total: usize,
+    },
+    /// Measuring the quantized model: tokens done, and in all.
+    Evaluating {
+        /// Tokens done.
+        done: usize,
+        /// Tokens in all.
         total: usize,
     },
     /// Running passes.
@@ -53,6 +73,8 @@ pub enum Progress {
 pub struct ExportReport {
     /// The file; `None` if nothing was written.
     pub path: Option<PathBuf>,
+    /// The files written beside it: tokenizer, chat template, recipe, card.
+    pub beside: Vec<PathBuf>,
     /// Architecture, by its `model_type`.
     pub architecture: String,
     /// Element type of the program.
@@ -75,6 +97,8 @@ pub struct ExportReport {
     pub instructions: usize,
     /// Distinct operators of all methods.
     pub operators: usize,
+    /// Those of them for which ExecuTorch's runtime has no kernel, in any of its libraries.
+    pub missing_operators: Vec<String>,
     /// Largest anonymous memory of the process (`RssAnon`) during the export; `None` where the system does not tell.
     pub peak_anonymous_bytes: Option<u64>,
     /// Seconds from opening the checkpoint to the finished file.
@@ -88,7 +112,7 @@ pub struct ExportReport {
 /// The defaults are `export_llama`'s: f32, no KV cache, dynamic shape, 128 tokens. Weights are read while the file is
 /// written, a piece at a time.
 pub struct Exporter<'p> {
-    checkpoint: Checkpoint,
+    checkpoint: Arc<Checkpoint>,
     generation: Option<GenerationConfigFile>,
     params: Option<PathBuf>,
     tokenizer: Option<PathBuf>,
@@ -96,6 +120,9 @@ pub struct Exporter<'p> {
     weights: WeightsOptions,
     recipe: Recipe,
     moments: Option<Arc<Moments>>,
+    calibration: CalibrationOptions,
+    evaluation: EvaluationOptions,
+    bare: bool,
     progress: Option<Box<dyn FnMut(Progress) + 'p>>,
     started: Instant,
 }
@@ -127,7 +154,7 @@ impl<'p> Exporter<'p> {
     /// Takes a checkpoint that is already open, such as [`Checkpoint::from_bytes`] gives.
     pub fn new(checkpoint: Checkpoint, generation: Option<GenerationConfigFile>) -> Exporter<'p> {
         Exporter {
-            checkpoint,
+            checkpoint: Arc::new(checkpoint),
             generation,
             params: None,
             tokenizer: None,
@@ -135,6 +162,9 @@ impl<'p> Exporter<'p> {
             weights: WeightsOptions::default(),
             recipe: Recipe::default(),
             moments: None,
+            calibration: CalibrationOptions::default(),
+            evaluation: EvaluationOptions::default(),
+            bare: false,
             progress: None,
             started: Instant::now(),
         }
@@ -218,17 +248,17 @@ impl<'p> Exporter<'p> {
         self
     }
 
-    /// What is quantized, and how; nothing by default.
-    #[must_use]
-    pub fn quantize(mut self, recipe: Recipe) -> Self {
-        self.recipe = recipe;
-        self
-    }
-
     /// What the algorithm `mse` weighs the errors of weights by; unweighted by default.
     #[must_use]
     pub fn moments(mut self, moments: Arc<Moments>) -> Self {
         self.moments = Some(moments);
+        self
+    }
+
+    /// Whether the program is written alone, without the files beside it: tokenizer, chat template, recipe and card.
+    #[must_use]
+    pub fn bare(mut self, on: bool) -> Self {
+        self.bare = on;
         self
     }
 
@@ -253,16 +283,18 @@ impl<'p> Exporter<'p> {
         // Before any work: a folder that cannot be written to is known at once.
         let mut file = AtomicFile::create(out)?;
         let sampler = MemorySampler::start();
-        let lowered = self.lower()?;
-        let emitted = &lowered.emitted;
-        let total = emitted.file.total_len;
-        ParsedHead::parse(&emitted.file.head, total)
+        let mut lowered = self.lower()?;
+        let total = lowered.emitted.file.total_len;
+        ParsedHead::parse(&lowered.emitted.file.head, total)
             .map_err(|e| Error::ReadBack { path: out.to_owned(), source: Box::new(e) })?;
+        self.within_limit(out, &mut lowered)?;
         let mut done = 0u64;
         self.tell(Progress::Writing { done, total });
         let mut progress = self.progress.take();
-        emitted
-            .write_to(&mut file, &mut |n| {
+        let mut hashed = Hashed { file: &mut file, hash: (!self.bare).then(hash::Hasher::new) };
+        lowered
+            .emitted
+            .write_to(&mut hashed, &mut |n| {
                 done = done.saturating_add(n);
                 if let Some(p) = &mut progress {
                     p(Progress::Writing { done, total });
@@ -272,11 +304,17 @@ impl<'p> Exporter<'p> {
                 WriteError::Sink(e) => Error::Atomic(AtomicError::from_io(out, e)),
                 e => Error::Write { path: out.to_owned(), source: Box::new(e) },
             })?;
+        let sha256 = hashed.hash.map(hash::Hasher::finish);
         self.progress = progress;
         self.tell(Progress::Finishing);
+        // All files are whole before the first of them is put in its place.
+        let beside = match sha256 {
+            Some(sha256) => self.beside(out, &lowered, &sha256)?,
+            None => Vec::new(),
+        };
         file.commit()?;
-        let report = self.report(lowered, Some(out), sampler);
-        Ok(report)
+        let beside = beside.into_iter().map(Beside::commit).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.report(lowered, Some(out), beside, sampler))
     }
 
     /// Builds, lowers and verifies the model and plans its memory, and writes nothing.
@@ -285,15 +323,18 @@ impl<'p> Exporter<'p> {
     /// As [`Exporter::write`].
     pub fn check(mut self) -> Result<ExportReport, Error> {
         let sampler = MemorySampler::start();
-        let lowered = self.lower()?;
-        Ok(self.report(lowered, None, sampler))
+        let mut lowered = self.lower()?;
+        let path = self.checkpoint.path().to_owned();
+        self.within_limit(&path, &mut lowered)?;
+        Ok(self.report(lowered, None, Vec::new(), sampler))
     }
 
-    /// The lowered module, as it would be written.
+    /// The lowered module, as it would be written, but not measured.
     ///
     /// # Errors
     /// As [`Exporter::write`].
     pub fn module(mut self) -> Result<Module, Error> {
+        self.evaluation.enabled = false;
         let mut warnings = Vec::new();
         Ok(self.capture(&mut warnings)?.module)
     }
@@ -316,42 +357,28 @@ impl<'p> Exporter<'p> {
     fn capture(&mut self, warnings: &mut Vec<String>) -> Result<Captured, Error> {
         self.tell(Progress::Building);
         quantize::check(&self.recipe)?;
-        let mut config = self.config()?;
-        self.special_tokens(&config, warnings)?;
-        self.options.validate(&config)?;
-        let weights = CheckpointWeights::new(&self.checkpoint, &config, &self.weights)?;
+        let mut config = self.checked_config(warnings)?;
+        // The weights borrow the checkpoint, which quantization reads beside them.
+        let checkpoint = Arc::clone(&self.checkpoint);
+        let weights = CheckpointWeights::new(&checkpoint, &config, &self.weights)?;
         weights.configure(&mut config);
         warnings.extend(weights.warnings().iter().cloned());
         warnings.extend(self.options.warnings(&config));
         let mut module = build(&config, &weights, &self.options)?;
         let parameters =
             pteron_models::parameters(&config).iter().map(|p| p.shape.iter().map(|&d| d as u64).product::<u64>()).sum();
-        let quantization = self.quantize_module(&mut module, warnings)?;
+        let quantization = self.quantize_module(&mut module, &config, &weights, warnings)?;
         self.tell(Progress::Lowering);
-        let context = PassContext::new(&passes::executorch_portable);
-        let runner = Runner::new([passes::DECOMPOSE, passes::CANONICALIZE, passes::DCE]);
-        runner.run(&mut module, &context).map_err(Box::new)?;
+        quantize::lower(&mut module)?;
         Ok(Captured { module, config, parameters, quantization })
     }
 
-    fn quantize_module(
-        &mut self,
-        module: &mut Module,
-        warnings: &mut Vec<String>,
-    ) -> Result<Option<QuantizationReport>, Error> {
-        if self.recipe.is_none() {
-            return Ok(None);
-        }
-        self.tell(Progress::Quantizing { done: 0, total: 0 });
-        let context = pteron_exec::Context::new(host::default_threads());
-        let (recipe, moments) = (self.recipe.clone(), self.moments.clone());
-        let report = quantize::apply(&recipe, module, moments.as_deref(), &context, &mut |done, total| {
-            self.tell(Progress::Quantizing { done, total });
-        })?;
-        for (path, why) in &report.kept_float {
-            warnings.push(format!("`{path}` stays float: {why}"));
-        }
-        Ok(Some(report))
+    /// The configuration, and the options checked against it.
+    fn checked_config(&mut self, warnings: &mut Vec<String>) -> Result<ModelConfig, Error> {
+        let config = self.config()?;
+        self.special_tokens(&config, warnings)?;
+        self.options.validate(&config)?;
+        Ok(config)
     }
 
     /// The model's configuration: of the file given, else the checkpoint's.
@@ -406,15 +433,19 @@ impl<'p> Exporter<'p> {
         Ok(())
     }
 
-    fn report(&self, lowered: Lowered, path: Option<&Path>, sampler: MemorySampler) -> ExportReport {
+    fn report(
+        &self,
+        lowered: Lowered,
+        path: Option<&Path>,
+        beside: Vec<PathBuf>,
+        sampler: MemorySampler,
+    ) -> ExportReport {
+        let operators = lowered.operators();
         let Lowered { emitted, methods, config, parameters, quantization, warnings } = lowered;
         let arenas = || emitted.report.methods.iter().flat_map(|m| &m.arenas);
-        let mut operators: Vec<String> =
-            emitted.program.execution_plans.iter().flat_map(|p| p.operators.iter().map(ToString::to_string)).collect();
-        operators.sort_unstable();
-        operators.dedup();
         ExportReport {
             path: path.map(Path::to_owned),
+            beside,
             architecture: config.architecture.model_type().to_owned(),
             dtype: self.options.dtype.to_string(),
             quantization,
@@ -426,6 +457,7 @@ impl<'p> Exporter<'p> {
             methods,
             instructions: emitted.report.methods.iter().map(|m| m.instructions).sum(),
             operators: operators.len(),
+            missing_operators: beside::missing(&operators),
             peak_anonymous_bytes: sampler.finish().map(|m| m.anonymous),
             seconds: self.started.elapsed().as_secs_f64(),
             warnings,
@@ -440,6 +472,37 @@ struct Lowered {
     parameters: u64,
     quantization: Option<QuantizationReport>,
     warnings: Vec<String>,
+}
+
+impl Lowered {
+    /// Distinct operators of all methods.
+    fn operators(&self) -> Vec<String> {
+        let plans = &self.emitted.program.execution_plans;
+        let mut all: Vec<String> = plans.iter().flat_map(|p| p.operators.iter().map(ToString::to_string)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+/// A file whose bytes are hashed as they are written.
+struct Hashed<'f> {
+    file: &'f mut AtomicFile,
+    hash: Option<hash::Hasher>,
+}
+
+impl std::io::Write for Hashed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        if let Some(hash) = &mut self.hash {
+            hash.update(&bytes[..n]);
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// A model ready to be emitted.

@@ -29,6 +29,7 @@
 
 pub mod bench;
 pub mod bundled;
+pub mod calibration;
 mod error;
 mod eval;
 mod export;
@@ -37,9 +38,11 @@ mod program;
 pub mod quantize;
 mod text;
 
-pub use error::Error;
+pub use error::{Error, short};
 pub use eval::EvalModel;
-pub use export::{ExportReport, Exporter, Progress, odd_vocabulary};
+pub use export::{
+    CALIBRATION_SHA256, CALIBRATION_TOKENS, Calibrated, ExportReport, Exporter, Progress, ShardOf, odd_vocabulary,
+};
 pub use program::{LoadMode, LoadOptions, Program, ProgramFile, constant_methods, delegates, open_data};
 pub use quantize::QuantizationReport;
 pub use text::{ProgramDecoder, TokenizerSource, gguf_parts};

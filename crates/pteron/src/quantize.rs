@@ -1,14 +1,25 @@
-//! What of a captured model is quantized, and how.
+//! What of a captured model is quantized, and how: source transforms, then PT2E, calibrated and measured.
+
+use std::path::Path;
 
 use pteron_ir::Module;
+use pteron_ir::pass::{PassContext, Runner};
+use pteron_ir::passes;
 use pteron_kernels::Context;
 use pteron_quant::moments::Moments;
-use pteron_quant::pt2e::{convert_module, fuse_embeddings, parameters, prepare_module};
-use pteron_quant::quantizer::{ComposableQuantizer, Quantizer, of_scheme};
-use pteron_quant::recipe::Recipe;
-use pteron_quant::transform::Transform;
+use pteron_quant::pt2e::{
+    Encodings, PreparedGraph, SlotParams, convert_module, fuse_embeddings, parameters, prepare_module,
+};
+use pteron_quant::quantizer::Quantizer;
+use pteron_quant::recipe::{Plan, Recipe, RecipeQuantizer, Resolved};
+use pteron_quant::state::CalibrationState;
+use pteron_quant::transform::{Algorithm, LayerKind, Transform};
 
+use crate::calibration::{
+    CalibrationData, CalibrationReport, EvaluationOptions, ExportEvaluation, Feed, Passes, Probe, hex, measure, record,
+};
 use crate::error::Error;
+use crate::program::LoadOptions;
 
 /// What was quantized.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -19,72 +30,273 @@ pub struct QuantizationReport {
     pub layers: usize,
     /// Layers that stay float: module path and reason.
     pub kept_float: Vec<(String, String)>,
+    /// What it was calibrated with, if it was.
+    pub calibration: Option<CalibrationReport>,
+    /// How far it is from the float model.
+    pub evaluation: Option<ExportEvaluation>,
+    /// Why that was not measured, if it was not.
+    pub not_evaluated: Option<String>,
+    /// The recipe as TOML.
+    #[serde(skip)]
+    pub recipe: String,
+    /// What became of each operator, a line each.
+    #[serde(skip)]
+    pub plan: String,
+}
+
+/// What a quantization is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Choosing scales of weights: layers done, and all.
+    Weights(usize, usize),
+    /// Running calibration data: windows done, and all.
+    Calibrating(usize, usize),
+    /// Measuring the model: tokens done, and all.
+    Evaluating(usize, usize),
 }
 
 /// Checks what can be checked before any work.
 ///
 /// # Errors
-/// [`Error::Quantize`] for a recipe that contradicts itself or needs what is not built.
+/// [`Error::Quantize`] for a recipe that contradicts itself, or for a scheme whose quantizer is not there.
 pub fn check(recipe: &Recipe) -> Result<(), Error> {
-    recipe.validate().map_err(wrong)?;
-    if recipe.needs_calibration().map_err(wrong)? {
-        let reason = format!(
-            "the scheme {} learns the ranges of activations from calibration data, which is not built yet; dynamic and \
-             weight-only schemes are: xnnpack_dynamic, xnnpack_dynamic_qc4, vulkan_8w, coreml_c4w, embedding",
-            recipe.base.pt2e.as_deref().unwrap_or_default()
-        );
-        return Err(Error::Quantize { reason });
+    recipe.validate().map_err(wrong)
+}
+
+/// The sentence for a static scheme without data.
+pub(crate) fn needs_data(recipe: &Recipe) -> Error {
+    let scheme = recipe.base.pt2e.as_deref().unwrap_or_default();
+    Error::Quantize {
+        reason: format!(
+            "{scheme} is a static scheme, whose ranges of activations are learnt from text: give a few hundred lines of what \
+             the model will read with --calibration-data FILE (text or JSON Lines), or a state that `pteron calibrate` wrote \
+             with --calibration-state FILE; xnnpack_dynamic and the modes of --quantization-mode need none"
+        ),
     }
+}
+
+/// A quantization under way: everything that decides its result.
+pub(crate) struct Job<'a> {
+    /// What messages call the model.
+    pub(crate) path: &'a Path,
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) moments: Option<&'a Moments>,
+    pub(crate) data: Option<&'a CalibrationData>,
+    pub(crate) state: Option<&'a CalibrationState>,
+    /// What is measured on, if anything is.
+    pub(crate) probe: Option<Probe>,
+    pub(crate) evaluation: EvaluationOptions,
+    pub(crate) threads: usize,
+}
+
+/// The twin's share of a recipe in PT2E: its prepared graph, and the parameters that go onto every other graph.
+struct Calibrated {
+    prepared: PreparedGraph,
+    params: Vec<SlotParams>,
+    encodings: Encodings,
+    report: Option<CalibrationReport>,
+}
+
+impl Job<'_> {
+    /// Quantizes `module`. `twin` is the same model in the form that is calibrated and measured: windows of any length, the
+    /// logits of all tokens; needed for either.
+    pub(crate) fn run(
+        mut self,
+        module: &mut Module,
+        mut twin: Option<Module>,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<QuantizationReport, Error> {
+        check(self.recipe)?;
+        let resolved = self.recipe.resolve(module).map_err(wrong)?;
+        let load = LoadOptions { threads: Some(self.threads), ..LoadOptions::default() };
+        let float = match (&mut self.probe, &twin) {
+            (Some(probe), Some(twin)) => Some(record(self.path, twin.clone(), probe, &load)?),
+            _ => None,
+        };
+        let mut plan = transform_plan(&resolved, module);
+        let (mut layers, kept_float) = self.transform(&resolved, module, twin.as_mut(), progress)?;
+        let mut calibration = None;
+        if let Some(quantizer) = resolved.quantizer().map_err(wrong)? {
+            let calibrated = match &mut twin {
+                Some(twin) => Some(self.calibrate(&quantizer, twin, progress)?),
+                None => None,
+            };
+            layers += self.convert(&quantizer, module, calibrated.as_ref(), &mut plan)?;
+            if let (Some(twin), Some(c)) = (&mut twin, calibrated) {
+                convert_module(twin, &[c.prepared], &[c.params]).map_err(wrong)?;
+                twin.graphs.iter_mut().try_for_each(|g| fuse_embeddings(g).map(drop)).map_err(wrong)?;
+                calibration = c.report;
+            }
+        }
+        let mut report = QuantizationReport {
+            scheme: self.recipe.describe(),
+            layers,
+            kept_float,
+            calibration,
+            evaluation: None,
+            not_evaluated: None,
+            recipe: self.recipe.to_string(),
+            plan: plan.to_string(),
+        };
+        if let (Some(float), Some(probe), Some(mut twin)) = (float, &self.probe, twin) {
+            lower(&mut twin)?;
+            let mut tell = |done, total| progress(Step::Evaluating(done, total));
+            let max_kl = self.evaluation.max_kl;
+            report.evaluation = Some(measure(self.path, twin, probe, float, max_kl, &load, &mut tell)?);
+        }
+        Ok(report)
+    }
+
+    /// Source transforms of both modules, alike.
+    fn transform(
+        &self,
+        resolved: &Resolved,
+        module: &mut Module,
+        twin: Option<&mut Module>,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<(usize, Vec<(String, String)>), Error> {
+        let base = &self.recipe.base;
+        if base.linear.is_none() && base.embedding.is_none() && !resolved.transforms(module) {
+            return Ok((0, Vec::new()));
+        }
+        let gathered = match (&twin, self.data, self.moments) {
+            (Some(twin), Some(data), None) if weighs(resolved, twin) => {
+                let feed = Feed { path: self.path, module: twin, windows: &data.windows, threads: self.threads };
+                Some(feed.moments(&mut |done, total| progress(Step::Calibrating(done, total)))?)
+            }
+            _ => None,
+        };
+        let moments = self.moments.or(gathered.as_ref());
+        let ctx = Context::new(self.threads);
+        let choose = |path: &str, kind| resolved.layer(path, kind);
+        let mut modules: Vec<&mut Module> = vec![module];
+        modules.extend(twin);
+        let mut tell = |done, total| progress(Step::Weights(done, total));
+        let report = Transform::new(&choose).apply(&mut modules, moments, &ctx, &mut tell).map_err(wrong)?;
+        Ok((report.quantized, report.kept))
+    }
+
+    /// Prepares the twin and lets its observers see data, where they need some.
+    fn calibrate(
+        &self,
+        quantizer: &RecipeQuantizer,
+        twin: &mut Module,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Calibrated, Error> {
+        let prepared = prepare_module(twin, quantizer).map_err(wrong)?;
+        let (Some(mut prepared), Some(graph)) = (prepared.into_iter().next(), twin.graphs.first()) else {
+            return Err(wrong("the model has no graph"));
+        };
+        let mut report = None;
+        if prepared.needs_data(graph) {
+            let kernel_tier = Context::new(1).isa().to_string();
+            if let Some(state) = self.state {
+                prepared.restore(graph, state).map_err(wrong)?;
+                let h = &state.header;
+                report = Some(CalibrationReport {
+                    files: Vec::new(),
+                    sha256: hex(&h.data),
+                    tokens: h.data_tokens,
+                    windows: h.shard.total_windows,
+                    window: h.window_tokens as usize,
+                    observers: state.len(),
+                    kernel_tier: h.kernel_tier.clone(),
+                });
+            } else if let Some(data) = self.data {
+                let feed = Feed { path: self.path, module: twin, windows: &data.windows, threads: self.threads };
+                feed.observe(&mut prepared, Passes::Both, &mut |done, total| progress(Step::Calibrating(done, total)))?;
+                report = Some(CalibrationReport {
+                    files: data.names.clone(),
+                    sha256: hex(&data.sha256),
+                    tokens: data.tokens(),
+                    windows: data.windows.len() as u64,
+                    window: data.window,
+                    observers: prepared.learning(graph).count(),
+                    kernel_tier,
+                });
+            } else {
+                return Err(needs_data(self.recipe));
+            }
+        }
+        let encodings = Encodings::of(graph, &prepared).map_err(wrong)?;
+        let params = parameters(graph, &prepared).map_err(wrong)?;
+        Ok(Calibrated { prepared, params, encodings, report })
+    }
+
+    /// PT2E over the exported module, with the twin's parameters where there is one; gives the number of folded constants.
+    fn convert(
+        &self,
+        quantizer: &RecipeQuantizer,
+        module: &mut Module,
+        calibrated: Option<&Calibrated>,
+        plan: &mut Plan,
+    ) -> Result<usize, Error> {
+        let prepared = prepare_module(module, quantizer).map_err(wrong)?;
+        for graph in &module.graphs {
+            plan.layers.extend(quantizer.plan(module, graph).map_err(wrong)?.layers);
+        }
+        let mut params = Vec::new();
+        for (graph, prepared) in module.graphs.iter().zip(&prepared) {
+            params.push(match calibrated {
+                Some(c) => c.encodings.apply(graph, prepared).map_err(wrong)?,
+                None if prepared.needs_data(graph) => return Err(needs_data(self.recipe)),
+                None => parameters(graph, prepared).map_err(wrong)?,
+            });
+        }
+        let converted = convert_module(module, &prepared, &params).map_err(wrong)?;
+        module.graphs.iter_mut().try_for_each(|g| fuse_embeddings(g).map(drop)).map_err(wrong)?;
+        let folded: usize = converted.iter().map(|c| c.folded).sum();
+        if folded == 0 {
+            let list = self.recipe.base.pt2e.as_deref().unwrap_or_default();
+            return Err(wrong(format!("{list}: the model has no layer that it quantizes")));
+        }
+        Ok(folded)
+    }
+}
+
+/// The module as the exported program computes it.
+pub(crate) fn lower(module: &mut Module) -> Result<(), Error> {
+    let context = PassContext::new(&passes::executorch_portable);
+    let runner = Runner::new([passes::DECOMPOSE, passes::CANONICALIZE, passes::DCE]);
+    runner.run(module, &context).map_err(Box::new)?;
     Ok(())
 }
 
-/// Quantizes a captured module, computing on the threads of `ctx`; the algorithm `mse` weighs the errors of weights by
-/// `moments`. `progress` is called with the layers done and all.
-///
-/// # Errors
-/// [`Error::Quantize`] naming the rule, the layer or the weight.
-pub fn apply(
-    recipe: &Recipe,
-    module: &mut Module,
-    moments: Option<&Moments>,
-    ctx: &Context,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<QuantizationReport, Error> {
-    check(recipe)?;
-    let resolved = recipe.resolve(module).map_err(wrong)?;
-    let (mut layers, mut kept_float) = (0, Vec::new());
-    if recipe.base.linear.is_some() || recipe.base.embedding.is_some() || resolved.transforms(module) {
-        let choose = |path: &str, kind| resolved.layer(path, kind);
-        let report = Transform::new(&choose).apply(module, moments, ctx, progress).map_err(wrong)?;
-        layers += report.quantized;
-        kept_float.extend(report.kept);
-    }
-    if recipe.base.pt2e.is_some() {
-        layers += pt2e(recipe, module)?;
-    }
-    Ok(QuantizationReport { scheme: recipe.describe(), layers, kept_float })
+/// Whether a layer's scales are searched with weighed errors.
+fn weighs(resolved: &Resolved, module: &Module) -> bool {
+    let mse = Some(Algorithm::Mse);
+    let linear = |g: &pteron_ir::Graph| {
+        g.all_nodes().iter().any(|&n| {
+            let node = &g.nodes[n];
+            LayerKind::of(node.op).is_some_and(|(kind, _)| {
+                kind == LayerKind::Linear
+                    && resolved.layer(&g.paths[node.path], kind).map(pteron_quant::transform::LayerChoice::algorithm)
+                        == mse
+            })
+        })
+    };
+    module.graphs.iter().any(linear)
 }
 
-fn pt2e(recipe: &Recipe, module: &mut Module) -> Result<usize, Error> {
-    let mut quantizers: Vec<Box<dyn Quantizer>> = Vec::new();
-    for scheme in recipe.schemes().map_err(wrong)? {
-        let specs = scheme.specs(recipe.base.compat).map_err(wrong)?;
-        quantizers.extend(of_scheme(scheme.name, &specs).map_err(wrong)?);
+fn transform_plan(resolved: &Resolved, module: &Module) -> Plan {
+    Plan { layers: module.graphs.iter().flat_map(|g| resolved.transform_plan(g).layers).collect() }
+}
+
+/// What a recipe makes of each operator of a module, which is brought to what the recipe's quantizers know.
+///
+/// # Errors
+/// [`Error::Quantize`] naming the rule.
+pub fn plan(recipe: &Recipe, module: &mut Module) -> Result<Plan, Error> {
+    check(recipe)?;
+    let resolved = recipe.resolve(module).map_err(wrong)?;
+    let mut plan = transform_plan(&resolved, module);
+    if let Some(quantizer) = resolved.quantizer().map_err(wrong)? {
+        quantizer.transform_for_annotation(module).map_err(wrong)?;
+        for graph in &module.graphs {
+            plan.layers.extend(quantizer.plan(module, graph).map_err(wrong)?.layers);
+        }
     }
-    let quantizer = ComposableQuantizer::new(quantizers);
-    let prepared = prepare_module(module, &quantizer).map_err(wrong)?;
-    let params = module.graphs.iter().zip(&prepared).map(|(g, p)| parameters(g, p));
-    let params = params.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
-    let converted = convert_module(module, &prepared, &params).map_err(wrong)?;
-    for graph in &mut module.graphs {
-        fuse_embeddings(graph).map_err(wrong)?;
-    }
-    let folded: usize = converted.iter().map(|c| c.folded).sum();
-    if folded == 0 {
-        let list = recipe.base.pt2e.as_deref().unwrap_or_default();
-        return Err(Error::Quantize { reason: format!("{list}: the model has no layer that it quantizes") });
-    }
-    Ok(folded)
+    Ok(plan)
 }
 
 fn wrong(e: impl std::fmt::Display) -> Error {

@@ -234,18 +234,19 @@ impl TokenizerSource {
     /// [`Error::Tokenizer`] for a file that is no tokenizer, [`Error::Checkpoint`] for one that cannot be read,
     /// [`Error::Kind`] for a folder or a GGUF file without a tokenizer.
     pub fn open(path: &Path) -> Result<TokenizerSource, Error> {
-        let (path, folder) = if path.is_dir() {
+        if path.is_dir() {
             let files = TokenizerFiles::find(path);
             let found = files.tokenizer_json.or(files.tokenizer_model).ok_or_else(|| Error::Kind {
                 path: path.to_owned(),
                 found: "there is no tokenizer.json and no tokenizer.model in this folder".to_owned(),
                 expected: "a tokenizer",
             })?;
-            (found, path.to_owned())
-        } else {
-            let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            (path.to_owned(), folder.to_owned())
-        };
+            return TokenizerSource::open(&found);
+        }
+        let (path, folder) = (path.to_owned(), folder_of(path));
+        // What lies beside `model.tokenizer.json` begins with `model.` as well.
+        let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        let prefix = ["tokenizer.json", "tokenizer.model"].iter().find_map(|known| name.strip_suffix(known));
         let tokenizer = |source| Error::Tokenizer { path: path.clone(), source: Box::new(source) };
         let head = head(&path)?;
         if let Some(found) = foreign(&head) {
@@ -261,7 +262,45 @@ impl TokenizerSource {
         } else {
             Content::Bytes(read_limited(&path, MAX_TOKENIZER_BYTES)?)
         };
-        Ok(TokenizerSource { files: TokenizerFiles::find(&folder), path, content })
+        Ok(TokenizerSource { files: TokenizerFiles::find_prefixed(&folder, prefix.unwrap_or_default()), path, content })
+    }
+
+    /// The tokenizer beside a program: that of its own name (`model.tokenizer.json` beside `model.pte`), else the folder's.
+    ///
+    /// # Errors
+    /// As [`TokenizerSource::open`].
+    pub fn beside(program: &Path) -> Result<TokenizerSource, Error> {
+        let folder = folder_of(program);
+        let stem = program.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+        let own = TokenizerFiles::find_prefixed(&folder, &format!("{stem}."));
+        match own.tokenizer_json.or(own.tokenizer_model) {
+            Some(path) => TokenizerSource::open(&path),
+            None => TokenizerSource::open(&folder),
+        }
+    }
+
+    /// What goes beside a program: a name for cards, the end of the file's name, the bytes. The tokenizer of a GGUF file stays
+    /// where it is, but for its chat template.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for a file that cannot be read.
+    pub fn parts(&self) -> Result<Vec<(&'static str, &'static str, Vec<u8>)>, Error> {
+        let mut out = Vec::new();
+        match &self.content {
+            Content::Bytes(bytes) => {
+                let is_json = bytes.trim_ascii_start().starts_with(b"{");
+                out.push(("tokenizer", if is_json { "tokenizer.json" } else { "tokenizer.model" }, bytes.clone()));
+                let config = self.files.read(&self.files.tokenizer_config)?;
+                out.extend(config.map(|b| ("tokenizer_config", "tokenizer_config.json", b)));
+                let jinja = self.files.read(&self.files.chat_template_jinja)?;
+                out.extend(jinja.map(|b| ("chat_template", "chat_template.jinja", b)));
+            }
+            Content::Gguf(vocabulary) => {
+                let template = vocabulary.chat_template.as_ref();
+                out.extend(template.map(|t| ("chat_template", "chat_template.jinja", t.clone().into_bytes())));
+            }
+        }
+        Ok(out)
     }
 
     /// The file.
@@ -311,6 +350,11 @@ impl TokenizerSource {
         let jinja = self.files.read(&self.files.chat_template_jinja)?;
         Ok(ChatTemplates::from_files(config.as_deref(), jinja.as_deref())?)
     }
+}
+
+/// The folder that a file is in.
+fn folder_of(path: &Path) -> PathBuf {
+    path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }
 
 /// The first bytes of a file.

@@ -154,6 +154,13 @@ pub enum LayerChoice {
 }
 
 impl LayerChoice {
+    /// How scales are chosen.
+    pub const fn algorithm(self) -> Algorithm {
+        match self {
+            LayerChoice::Linear(_, algorithm) | LayerChoice::Embedding(_, algorithm) => algorithm,
+        }
+    }
+
     const fn layer(self) -> LayerKind {
         match self {
             LayerChoice::Linear(..) => LayerKind::Linear,
@@ -223,23 +230,31 @@ impl<'a> Transform<'a> {
         Transform { choose }
     }
 
-    /// Transforms every graph of `module`, computing scales on the threads of `ctx`. A layer whose columns the group size does
-    /// not divide stays float, as in ExecuTorch, and is reported; a group that divides none is an error. [`Algorithm::Mse`]
-    /// weighs errors by `moments`, where they have the weight. `progress` is called with the layers done and all.
+    /// Transforms every graph of `modules`, computing scales on the threads of `ctx`. Modules of one model share them: a weight
+    /// of the same name is quantized alike, and its scales are found once. A layer whose columns the group size does not divide
+    /// stays float, as in ExecuTorch, and is reported; a group that divides none is an error. [`Algorithm::Mse`] weighs errors
+    /// by `moments`, where they have the weight. `progress` is called with the layers done and all. The report is the first
+    /// module's.
     ///
     /// # Errors
     /// [`TransformError`] naming the weight.
     pub fn apply(
         &self,
-        module: &mut Module,
+        modules: &mut [&mut Module],
         moments: Option<&Moments>,
         ctx: &Context,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<TransformReport, TransformError> {
-        let mut graphs = std::mem::take(&mut module.graphs);
-        let done = self.graphs(module, &mut graphs, moments, ctx, progress);
-        module.graphs = graphs;
-        done
+        let mut known = Vec::new();
+        let mut first = None;
+        for module in modules {
+            let mut graphs = std::mem::take(&mut module.graphs);
+            let done = self.graphs(module, &mut graphs, moments, &mut known, ctx, progress);
+            module.graphs = graphs;
+            let report = done?;
+            first.get_or_insert(report);
+        }
+        Ok(first.unwrap_or_default())
     }
 
     fn graphs(
@@ -247,13 +262,21 @@ impl<'a> Transform<'a> {
         module: &mut Module,
         graphs: &mut [Graph],
         moments: Option<&Moments>,
+        known: &mut Vec<(String, LayerChoice, Vec<f32>)>,
         ctx: &Context,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<TransformReport, TransformError> {
         let mut report = TransformReport::default();
         let jobs = self.jobs(module, graphs, &mut report)?;
-        let scales = scales::find(&jobs, moments, ctx, progress)?;
-        for (job, scales) in jobs.into_iter().zip(scales) {
+        let found = |known: &[(String, LayerChoice, Vec<f32>)], job: &Job| {
+            known.iter().find(|(name, choice, _)| *name == job.name && *choice == job.choice).map(|k| k.2.clone())
+        };
+        if jobs.iter().any(|j| found(known, j).is_none()) {
+            let scales = scales::find(&jobs, moments, ctx, progress)?;
+            known.extend(jobs.iter().zip(scales).map(|(j, scales)| (j.name.clone(), j.choice, scales)));
+        }
+        for job in jobs {
+            let Some(scales) = found(known, &job) else { continue };
             let weight = Weight::new(module, &job, scales)?;
             for graph in graphs.iter_mut() {
                 report.quantized += match job.choice {

@@ -36,7 +36,7 @@ impl All {
             LayerKind::Linear => self.linear.map(|l| LayerChoice::Linear(l, self.algorithm)),
             LayerKind::Embedding => self.embedding.map(|e| LayerChoice::Embedding(e, self.algorithm)),
         };
-        Transform::new(&choose).apply(m, None, &Context::new(2), &mut |_, _| {})
+        Transform::new(&choose).apply(&mut [m], None, &Context::new(2), &mut |_, _| {})
     }
 }
 
@@ -175,7 +175,7 @@ fn layers_can_be_chosen_one_by_one() {
         "b" => Some(LayerChoice::Linear(LinearMode::Int8, Algorithm::Hqq)),
         _ => None,
     };
-    let report = Transform::new(&choose).apply(&mut m, None, &Context::new(1), &mut |_, _| {}).unwrap();
+    let report = Transform::new(&choose).apply(&mut [&mut m], None, &Context::new(1), &mut |_, _| {}).unwrap();
     verify::module(&m).unwrap();
     assert_eq!(report, TransformReport { quantized: 2, kept: Vec::new() });
     let text = print::graph(&m.graphs[0]);

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::median;
+use crate::calibration::EvaluationOptions;
 use crate::error::Error;
 use crate::export::Exporter;
 use pteron_checkpoint::atomic::{AtomicError, TemporaryFolder};
@@ -57,7 +58,9 @@ pub fn export<'p, E: From<Error>>(
         .map_err(|e| Error::Atomic(AtomicError::from_io(folder, e)))?;
     let (out, copy) = (temporary.path().join("export.pte"), temporary.path().join("copy.pte"));
     let mut turn = || {
-        let report = exporter()?.write(&out)?;
+        // The program alone: what is measured is compared with a copy of its file.
+        let unmeasured = EvaluationOptions { enabled: false, ..EvaluationOptions::default() };
+        let report = exporter()?.bare(true).evaluation(unmeasured).write(&out)?;
         let seconds = copy_flushed(&out, &copy).map_err(|e| Error::Atomic(AtomicError::from_io(&copy, e)))?;
         for path in [&out, &copy] {
             std::fs::remove_file(path).map_err(|e| Error::Atomic(AtomicError::from_io(path, e)))?;

@@ -139,7 +139,8 @@ fn open(
         let program = Program::open(path, &LoadOptions { data: a.data_paths.clone(), ..load.clone() })?;
         return Ok(EvalModel::from_program(program, &a.method_name)?);
     }
-    let exporter = Exporter::open(path)?.quantize(recipe);
+    let calibration = high::calibration(&a.calibration, a.calibration_state.as_deref())?;
+    let exporter = Exporter::open(path)?.quantize(recipe).calibration(calibration);
     Ok(EvalModel::from_exporter(exporter, path, protocol.window(), high::dtype(a.dtype), load)?)
 }
 

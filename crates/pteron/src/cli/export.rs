@@ -1,5 +1,6 @@
 //! `pteron export`.
 
+use std::cell::Cell;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -16,6 +17,9 @@ pub(super) fn run(a: &ExportArgs) -> Done {
     let checkpoint = high::checkpoint(a)?;
     let out = high::output_file(a, checkpoint)?;
     let exporter = exporter(a, checkpoint)?;
+    if a.print_plan {
+        return print_plan(a, exporter);
+    }
     if a.verbose {
         say(&format!("{}: {} tensors", checkpoint.display(), exporter.checkpoint().tensors().len()));
     }
@@ -66,7 +70,10 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
         .max_context_length(a.max_context_length)
         .full_logits(a.generate_full_logits)
         .allow_unexpected(a.allow_unexpected)
-        .quantize(high::recipe(&a.quantization)?);
+        .quantize(high::recipe(&a.quantization)?)
+        .calibration(high::calibration(&a.calibration, a.calibration_state.as_deref())?)
+        .evaluation(high::gate(&a.gate)?)
+        .bare(a.bare);
     for (name, values) in metadata {
         exporter = exporter.metadata(name, values);
     }
@@ -79,8 +86,20 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
     Ok(exporter)
 }
 
+/// The recipe and what it makes of the model.
+fn print_plan(a: &ExportArgs, exporter: Exporter<'_>) -> Done {
+    let recipe = high::recipe(&a.quantization)?;
+    if recipe.is_none() {
+        return Err(Failure::Usage(
+            "--print-plan needs something to quantize: a --recipe, or flags of quantization".into(),
+        ));
+    }
+    let plan = exporter.plan().map_err(failure)?;
+    put(&format!("{recipe}\n{plan}"))
+}
+
 /// An option out of range is wrong usage. Options have the names of the flags, but for the spelling.
-fn failure(e: Error) -> Failure {
+pub(super) fn failure(e: Error) -> Failure {
     match &e {
         Error::Model(m) => match &**m {
             ModelError::Option { option, found, expected } => {
@@ -92,18 +111,21 @@ fn failure(e: Error) -> Failure {
     }
 }
 
-const WRITING: &str = "{msg:10} {wide_bar} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
-const QUANTIZING: &str = "{msg:10} {wide_bar} {pos}/{len} layers  {eta}";
+const WRITING: &str = "{msg:11} {wide_bar} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
+const QUANTIZING: &str = "{msg:11} {wide_bar} {pos}/{len} layers  {eta}";
+const CALIBRATING: &str = "{msg:11} {wide_bar} {pos}/{len} windows  {eta}";
+const EVALUATING: &str = "{msg:11} {wide_bar} {pos}/{len} tokens  {eta}";
 
 /// A bar on a terminal, nothing elsewhere.
-struct Bar {
-    bar: ProgressBar,
+pub(super) struct Bar {
+    pub(super) bar: ProgressBar,
+    template: Cell<&'static str>,
 }
 
 impl Bar {
-    fn new() -> Bar {
+    pub(super) fn new() -> Bar {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        let bar = Bar { bar };
+        let bar = Bar { bar, template: Cell::new("") };
         bar.style(WRITING);
         bar
     }
@@ -112,31 +134,36 @@ impl Bar {
         self.bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
     }
 
-    /// Begins to count to `total`.
-    fn count(&self, total: u64, template: &str) {
-        self.style(template);
+    /// Shows `done` of `total`; counting begins anew where the unit changes, or `done` is 0.
+    fn count(&self, done: u64, total: u64, template: &'static str) {
+        if done == 0 || self.template.get() != template {
+            self.style(template);
+            self.template.set(template);
+            self.bar.reset();
+        }
         self.bar.set_length(total);
-        self.bar.reset_eta();
+        self.bar.set_position(done);
     }
 
-    fn show(&self, p: Progress, verbose: bool) {
+    pub(super) fn show(&self, p: Progress, verbose: bool) {
         let stage = match p {
             Progress::Building => "building",
             Progress::Quantizing { done, total } => {
-                if done == 0 {
-                    self.count(total as u64, QUANTIZING);
-                }
-                self.bar.set_length(total as u64);
-                self.bar.set_position(done as u64);
+                self.count(done as u64, total as u64, QUANTIZING);
                 "quantizing"
+            }
+            Progress::Calibrating { done, total } => {
+                self.count(done as u64, total as u64, CALIBRATING);
+                "calibrating"
+            }
+            Progress::Evaluating { done, total } => {
+                self.count(done as u64, total as u64, EVALUATING);
+                "evaluating"
             }
             Progress::Lowering => "lowering",
             Progress::Emitting => "planning",
             Progress::Writing { done, total } => {
-                if done == 0 {
-                    self.count(total, WRITING);
-                }
-                self.bar.set_position(done);
+                self.count(done, total, WRITING);
                 "writing"
             }
             Progress::Finishing => "flushing",
@@ -160,9 +187,37 @@ pub(super) fn summary(r: &ExportReport) -> String {
         Some(path) => row("program", path.display().to_string()),
         None => row("program", "verified, not written (--export-only)".to_owned()),
     }
+    let names: Vec<_> = r.beside.iter().filter_map(|p| p.file_name()).map(|n| n.to_string_lossy()).collect();
+    if !names.is_empty() {
+        row("beside it", names.join(", "));
+    }
     row("model", format!("{}, {}", r.architecture, r.dtype));
     if let Some(q) = &r.quantization {
         row("quantized", format!("{}: {} layers", q.scheme, number(q.layers as u64)));
+        if let Some(c) = &q.calibration {
+            row("calibrated", calibrated(c));
+        }
+        match (&q.evaluation, &q.not_evaluated) {
+            (Some(e), _) => {
+                row("perplexity", format!("{:.4} (float: {:.4}) on {}", e.perplexity, e.perplexity_float, e.text));
+                let (percent, limit) = (100.0 * e.same_top_token, e.max_kl);
+                row(
+                    "KL divergence",
+                    format!(
+                        "{} ± {} nats (99%: {}; limit {limit}), same top token {percent:.1}%, {} tokens scored",
+                        pteron::short(e.kl),
+                        pteron::short(e.kl_stderr),
+                        pteron::short(e.kl_99),
+                        number(e.scored as u64)
+                    ),
+                );
+            }
+            (None, Some(why)) => row("not evaluated", why.clone()),
+            (None, None) => {}
+        }
+    }
+    if !r.missing_operators.is_empty() {
+        row("not in ExecuTorch", r.missing_operators.join(", "));
     }
     row("parameters", number(r.parameters));
     row("file size", format!("{} ({} of constants)", bytes(r.file_bytes), bytes(r.weight_bytes)));
@@ -173,4 +228,16 @@ pub(super) fn summary(r: &ExportReport) -> String {
     row("peak memory", peak);
     row("time", format!("{:.2} s", r.seconds));
     out
+}
+
+/// `5,120 tokens in 10 windows of text.txt`.
+pub(super) fn calibrated(c: &pteron::calibration::CalibrationReport) -> String {
+    let files = if c.files.is_empty() { "a state file".to_owned() } else { c.files.join(", ") };
+    let sha = c.sha256.get(..12).unwrap_or_default();
+    format!(
+        "{} tokens in {} windows of {files} (SHA-256 {sha}…), {} observers",
+        number(c.tokens),
+        number(c.windows),
+        c.observers
+    )
 }

@@ -2,15 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use pteron::calibration::{CalibrationOptions, DEFAULT_MAX_KL, DEFAULT_WINDOWS, DataOptions, EvaluationOptions};
 use pteron::checkpoint::read_limited;
 use pteron::quant::recipe::{Base, Recipe, linear_mode};
 use pteron::quant::scheme::Compat;
 use pteron::quant::transform::{Algorithm, EmbeddingMode};
 use pteron::tensor::DType;
-use pteron::{LoadMode, LoadOptions, quantize};
+use pteron::{LoadMode, LoadOptions, ShardOf, quantize};
 
 use super::low::{
-    AlgorithmArg, EvalArgs, ExecArgs, ExportArgs, ExportDType, LoadModeArg, QuantizationArgs, RunArgs, ThreadArgs,
+    AlgorithmArg, CalibrationArgs, EvalArgs, ExecArgs, ExportArgs, ExportDType, GateArgs, LoadModeArg,
+    QuantizationArgs, RunArgs, ThreadArgs,
 };
 use super::output::{Failure, say};
 
@@ -174,6 +176,45 @@ pub(crate) fn recipe(a: &QuantizationArgs) -> Result<Recipe, Failure> {
     let recipe = Recipe { base, rules: Vec::new() };
     quantize::check(&recipe).map_err(|e| usage(e.to_string()))?;
     Ok(recipe)
+}
+
+/// Where a static scheme learns the ranges of activations.
+pub(crate) fn calibration(a: &CalibrationArgs, state: Option<&Path>) -> Result<CalibrationOptions, Failure> {
+    let given = [
+        ("--calibration-limit", a.calibration_limit.is_some()),
+        ("--calibration-seq-length", a.calibration_seq_length.is_some()),
+        ("--calibration-seed", a.calibration_seed.is_some()),
+    ];
+    if let Some((flag, _)) = given.iter().find(|(_, given)| *given)
+        && a.calibration_data.is_empty()
+    {
+        return Err(Failure::Usage(format!("{flag} is for --calibration-data FILE, which is not given")));
+    }
+    let data = DataOptions {
+        files: a.calibration_data.clone(),
+        limit: a.calibration_limit.unwrap_or(DEFAULT_WINDOWS),
+        window: a.calibration_seq_length,
+        seed: a.calibration_seed,
+    };
+    Ok(CalibrationOptions { data, state: state.map(Path::to_owned) })
+}
+
+/// How far a quantized model may be from the float one.
+pub(crate) fn gate(a: &GateArgs) -> Result<EvaluationOptions, Failure> {
+    let max_kl = a.max_kl.unwrap_or(DEFAULT_MAX_KL);
+    if max_kl.is_nan() || max_kl < 0.0 {
+        return Err(Failure::Usage(format!("--max-kl is {max_kl}, expected nats from 0 up")));
+    }
+    Ok(EvaluationOptions { enabled: !a.no_evaluation, max_kl, allow_degraded: a.allow_degraded })
+}
+
+/// `I/N`.
+pub(crate) fn shard(text: &str) -> Result<ShardOf, Failure> {
+    let parsed = text.split_once('/').and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)));
+    match parsed {
+        Some((index, count)) if (1..=count).contains(&index) => Ok(ShardOf { index, count }),
+        _ => Err(Failure::Usage(format!("--shard is {text}, expected I/N such as 1/4 with I from 1 to N"))),
+    }
 }
 
 /// The checkpoint, given either way.

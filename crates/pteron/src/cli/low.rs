@@ -32,6 +32,15 @@ pub(super) enum Command {
                   `-kv --use-sdpa-with-kv-cache` with --max-seq-length and --max-context-length of the length you need \
                   is recommended: the defaults of export_llama are a program without a KV cache for 128 tokens.")]
     Export(Box<ExportArgs>),
+    /// Calibrate a static quantization scheme, whole or in shards, into a state file
+    #[command(
+        long_about = "Run text past the observers of a static quantization scheme and write what they learnt to a state file, \
+                        from which `pteron export --calibration-state FILE` exports.\n\n\
+                        With --shard I/N a run takes the windows of one shard; shards can run anywhere where the same kernels \
+                        run, and --merge joins their files to that of the whole run, byte for byte. Flags of the model's form \
+                        (-kv, --use-sdpa-with-kv-cache, -d) must be those of the export."
+    )]
+    Calibrate(Box<CalibrateArgs>),
     /// Generate text with a program
     #[command(long_about = "Generate text with a program, Pteron's own or one made by ExecuTorch's exporter.\n\n\
                         Flags have the names of ExecuTorch's llama_main. Without --max-new-tokens and --seq-len, \
@@ -131,6 +140,90 @@ pub(super) struct QuantizationArgs {
     pub(super) quant_compat: Option<String>,
 }
 
+/// Where a static scheme learns the ranges of activations.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Calibration")]
+pub(super) struct CalibrationArgs {
+    /// Text to calibrate with, UTF-8, or JSON Lines with a string `text` in each (.jsonl, .ndjson, .json); may be given
+    /// several times
+    #[arg(long, value_name = "FILE")]
+    pub(super) calibration_data: Vec<PathBuf>,
+    /// Most windows to calibrate with; one window is one step of every observer [default: 64]
+    #[arg(long, value_name = "WINDOWS")]
+    pub(super) calibration_limit: Option<usize>,
+    /// Tokens of a window [default: 512, or the model's positions if they are fewer]
+    #[arg(long, value_name = "TOKENS")]
+    pub(super) calibration_seq_length: Option<usize>,
+    /// Draw the windows from all of the text by this seed [default: the first ones]
+    #[arg(long, value_name = "N")]
+    pub(super) calibration_seed: Option<u64>,
+}
+
+/// How far a quantized model may be from the float one.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Evaluation of the quantized model")]
+pub(super) struct GateArgs {
+    /// Largest mean KL divergence from the float model, in nats, on windows held back from calibration (without
+    /// --calibration-data: on a bundled text); past it nothing is written and the exit status is 1 [default: 0.5]
+    #[arg(long, value_name = "NATS")]
+    pub(super) max_kl: Option<f64>,
+    /// Write a model past --max-kl all the same, with a warning
+    #[arg(long)]
+    pub(super) allow_degraded: bool,
+    /// Measure nothing: for models whose float form does not fit in memory
+    #[arg(long, conflicts_with_all = ["max_kl", "allow_degraded"])]
+    pub(super) no_evaluation: bool,
+}
+
+/// `pteron calibrate`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+        pteron calibrate SmolLM2-135M -kv --pt2e-quantize xnnpack --calibration-data text.txt -o xnnpack.state\n  \
+        pteron calibrate SmolLM2-135M --pt2e-quantize qnn_16a8w --calibration-data text.jsonl --shard 1/4 -o 1.state\n  \
+        pteron calibrate --merge 1.state 2.state 3.state 4.state -o whole.state")]
+pub(super) struct CalibrateArgs {
+    /// Checkpoint: a Hugging Face folder, or a safetensors file
+    #[arg(value_name = "CHECKPOINT", required_unless_present = "merge")]
+    pub(super) checkpoint: Option<PathBuf>,
+    /// State file to write
+    #[arg(short = 'o', long, value_name = "FILE")]
+    pub(super) output: PathBuf,
+    /// Calibrate with the windows of shard I of N only
+    #[arg(long, value_name = "I/N")]
+    pub(super) shard: Option<String>,
+    /// Merged ranges of a first run in shards: histograms whose range is fixed (ShardableHistogramObserver) count in this one
+    #[arg(long, value_name = "FILE", requires = "shard")]
+    pub(super) ranges: Option<PathBuf>,
+    /// Join the state files of all shards
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["checkpoint", "shard", "calibration_data"])]
+    pub(super) merge: Vec<PathBuf>,
+    /// Model arguments: a params.json of Meta's, or a config.json [default: config.json beside the weights]
+    #[arg(short = 'p', long, value_name = "FILE")]
+    pub(super) params: Option<PathBuf>,
+    /// Tokenizer of the model [default: tokenizer.json or tokenizer.model beside the weights]
+    #[arg(short = 't', long, value_name = "FILE", alias = "tokenizer")]
+    pub(super) tokenizer_path: Option<PathBuf>,
+    /// The exported form keeps keys and values between calls (short form: -kv)
+    #[arg(long)]
+    pub(super) use_kv_cache: bool,
+    /// The exported form has ExecuTorch's custom operators of attention; needs --use-kv-cache
+    #[arg(long)]
+    pub(super) use_sdpa_with_kv_cache: bool,
+    /// Element type of the exported form
+    #[arg(short = 'd', long, value_enum, default_value = "fp32", ignore_case = true)]
+    pub(super) dtype_override: ExportDType,
+    /// Leave out tensors of the checkpoint that the model does not have, instead of failing
+    #[arg(long)]
+    pub(super) allow_unexpected: bool,
+    /// Print what was done as JSON on standard output
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) quantization: QuantizationArgs,
+    #[command(flatten)]
+    pub(super) calibration: CalibrationArgs,
+}
+
 /// `pteron export`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:\n  \
@@ -179,8 +272,6 @@ pub(super) struct ExportArgs {
     /// Logits of all tokens of a call, not only of the last
     #[arg(long)]
     pub(super) generate_full_logits: bool,
-    #[command(flatten)]
-    pub(super) quantization: QuantizationArgs,
     /// Further constant methods: a JSON object such as {"get_bos_id": 1, "get_eos_ids": [2, 3]}
     #[arg(short = 'm', long, value_name = "JSON")]
     pub(super) metadata: Option<String>,
@@ -190,12 +281,27 @@ pub(super) struct ExportArgs {
     /// Capture and verify the model without writing a program
     #[arg(long)]
     pub(super) export_only: bool,
+    /// Print what the recipe makes of each operator, and do nothing else
+    #[arg(long, alias = "dry-run")]
+    pub(super) print_plan: bool,
+    /// Write the program alone, without tokenizer, chat template, recipe and card beside it
+    #[arg(long)]
+    pub(super) bare: bool,
     /// Print the report as JSON on standard output
     #[arg(long)]
     pub(super) json: bool,
     /// Say more
     #[arg(short = 'v', long)]
     pub(super) verbose: bool,
+    #[command(flatten)]
+    pub(super) quantization: QuantizationArgs,
+    #[command(flatten)]
+    pub(super) calibration: CalibrationArgs,
+    /// State file that `pteron calibrate` wrote, in the place of --calibration-data
+    #[arg(long, value_name = "FILE", conflicts_with = "calibration_data", help_heading = "Calibration")]
+    pub(super) calibration_state: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) gate: GateArgs,
 }
 
 /// How the bytes of a program are reached.
@@ -387,6 +493,11 @@ pub(super) struct EvalArgs {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) quantization: QuantizationArgs,
+    #[command(flatten)]
+    pub(super) calibration: CalibrationArgs,
+    /// State file that `pteron calibrate -kv --use-sdpa-with-kv-cache` wrote, in the place of --calibration-data
+    #[arg(long, value_name = "FILE", conflicts_with = "calibration_data", help_heading = "Calibration")]
+    pub(super) calibration_state: Option<PathBuf>,
 }
 
 /// `pteron exec`.

@@ -2,6 +2,7 @@
 
 mod argv;
 mod bench;
+mod calibrate;
 mod demo;
 mod eval;
 mod exec;
@@ -72,6 +73,7 @@ fn dispatch(cli: Cli) -> Done {
     }
     match cli.command {
         Some(Command::Export(a)) => export::run(&a),
+        Some(Command::Calibrate(a)) => calibrate::run(&a),
         Some(Command::Run(a)) => run::run(&a),
         Some(Command::Eval(a)) => eval::run(&a),
         Some(Command::Exec(a)) => exec::run(&a),

@@ -16,7 +16,6 @@ const fn short(long: &'static str, short: char, what: &'static str) -> NotBuilt 
 }
 
 const KV: &str = "a quantized KV cache";
-const CALIBRATION: &str = "calibration";
 const LORA: &str = "LoRA adapters";
 const PREQ: &str = "checkpoints that are already quantized";
 const COREML: &str = "the Core ML backend";
@@ -45,10 +44,6 @@ const FLAGS: &[NotBuilt] = &[
     flag("preq-mode", PREQ),
     flag("preq-group-size", PREQ),
     flag("preq-embedding-quantize", PREQ),
-    flag("calibration-tasks", CALIBRATION),
-    flag("calibration-limit", CALIBRATION),
-    flag("calibration-seq-length", CALIBRATION),
-    flag("calibration-data", CALIBRATION),
     short("so-library", 's', "a library of quantized operators"),
     flag("profile-memory", PROFILE),
     flag("profile-path", PROFILE),
@@ -91,11 +86,21 @@ const FLAGS: &[NotBuilt] = &[
     flag("checkpoint-dir", "checkpoints in several Meta shards"),
 ];
 
+/// Flags of `export_llama` that name what Pteron does not have on purpose, each with a sentence.
+const ELSEWHERE: &[(&str, &str)] = &[(
+    "calibration-tasks",
+    "tasks are lm-evaluation-harness's, a Python package that Pteron does not have: give the text itself with \
+     --calibration-data FILE (wikitext's is a file of text)",
+)];
+
 /// What is said of the flag `name` (canonical, without hyphens), which was typed as `typed`; `None` if it is none of these.
 pub(super) fn sentence(name: &str, typed: &str) -> Option<String> {
     let is = |f: &&NotBuilt| f.long == name || f.short.is_some_and(|s| name.len() == 1 && name.starts_with(s));
-    let found = FLAGS.iter().find(is)?;
     let shown = typed.split_once('=').map_or(typed, |(flag, _)| flag);
+    if let Some((_, why)) = ELSEWHERE.iter().find(|(long, _)| *long == name) {
+        return Some(format!("{shown}: {why}"));
+    }
+    let found = FLAGS.iter().find(is)?;
     Some(format!("{shown}: {} is a part of export_llama that is not built yet in Pteron", found.what))
 }
 

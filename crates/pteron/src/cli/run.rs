@@ -1,7 +1,7 @@
 //! `pteron run`.
 
 use std::io::{IsTerminal, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
@@ -181,13 +181,9 @@ fn prompt(a: &RunArgs) -> Result<String, Failure> {
 
 /// The tokenizer that was asked for, else the one beside the program.
 pub(super) fn tokenizer(asked: Option<&Path>, model: &Path) -> Result<(Tokenizer, TokenizerSource), Failure> {
-    let beside = || match model.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    };
     let source = match asked {
         Some(path) => TokenizerSource::open(path)?,
-        None => match TokenizerSource::open(&beside()) {
+        None => match TokenizerSource::beside(model) {
             Err(e @ Error::Kind { .. }) => return Err(anyhow!("{e}; give one with --tokenizer PATH").into()),
             other => other?,
         },

@@ -97,3 +97,39 @@ fn kills_in_the_middle_of_the_writing() {
     assert!(landed > 0, "no kill came while the file was written");
     assert!(job.whole() == whole);
 }
+
+/// A quantized export writes five files: each of them is the old one, or the new one and whole.
+#[test]
+fn what_stands_beside_a_program_is_whole_as_well() {
+    let job = Job::new(support::with_glass(), &["glass-en", "-qmode", "int8", "--no-evaluation"]);
+    let command = || {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_pteron"));
+        c.args(job.args.iter().filter(|a| **a != "--bare")).current_dir(job.folder.path());
+        c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        c
+    };
+    let names = ["m.card.json", "m.pte", "m.recipe.toml", "m.tokenizer.json", "m.tokenizer_config.json"];
+    let start = Instant::now();
+    assert!(command().status().unwrap().success());
+    let usual = u64::try_from(start.elapsed().as_micros()).unwrap();
+    assert_eq!(job.left(), names);
+    let read = |name: &str| fs::read(job.folder.path().join(name)).unwrap();
+    let whole: Vec<Vec<u8>> = names.iter().map(|n| read(n)).collect();
+    let mut numbers = Numbers::new(4);
+    let mut killed = 0;
+    for round in 0..8 {
+        for name in names {
+            fs::write(job.folder.path().join(name), OLD).unwrap();
+        }
+        let mut child = command().spawn().unwrap();
+        // The end of the work is where files are put in place.
+        std::thread::sleep(Duration::from_micros(usual / 2 + numbers.below(usual * 6 / 10)));
+        child.kill().unwrap();
+        killed += usize::from(!child.wait().unwrap().success());
+        for (name, whole) in names.iter().zip(&whole) {
+            let found = read(name);
+            assert!(found == *whole || found == OLD, "kill {round}: {name} has {} bytes", found.len());
+        }
+    }
+    assert!(killed > 0, "no kill came in time");
+}

@@ -30,7 +30,7 @@ struct Job {
 impl Job {
     fn new(folder: tempfile::TempDir, args: &[&'static str]) -> Job {
         let inputs = names(folder.path());
-        Job { folder, args: [&["export", "-o", "m.pte", "-kv"], args].concat(), inputs }
+        Job { folder, args: [&["export", "-o", "m.pte", "-kv", "--bare"], args].concat(), inputs }
     }
 
     /// The bundled model in f16: 1.7 MB.

@@ -1,0 +1,168 @@
+//! Calibration: texts run through a captured model under the eyes of observers, and what that was worth.
+
+mod data;
+mod gate;
+pub(crate) mod hash;
+mod state;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pteron_exec::{ExecError, Session, SessionOptions, Value, ValueRef};
+use pteron_ir::Module;
+use pteron_kernels::Context;
+use pteron_quant::moments::{Moments, MomentsHook};
+use pteron_quant::pt2e::{Calibration, PreparedGraph};
+use pteron_tensor::Tensor;
+
+use crate::error::Error;
+use crate::host;
+
+pub(crate) use data::begins;
+pub use data::{CalibrationData, DEFAULT_WINDOW, DEFAULT_WINDOWS, DataOptions, HELD_BACK, MAX_DATA_BYTES};
+pub use gate::{DEFAULT_MAX_KL, EvaluationOptions, ExportEvaluation};
+pub(crate) use gate::{Probe, measure, record};
+pub use hash::{FileHash, hex};
+pub use state::{MAX_STATE_BYTES, merge, read_state, write_state};
+
+/// Where the ranges of activations come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CalibrationOptions {
+    /// Texts to run.
+    pub data: DataOptions,
+    /// A state file that a calibration wrote; no text is run then.
+    pub state: Option<PathBuf>,
+}
+
+impl CalibrationOptions {
+    /// True if neither texts nor a state are given.
+    pub fn is_none(&self) -> bool {
+        self.data.files.is_empty() && self.state.is_none()
+    }
+}
+
+/// What a quantized model was calibrated with.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct CalibrationReport {
+    /// Names of the files, without folders; empty where a state file was read.
+    pub files: Vec<String>,
+    /// SHA-256 of the files' bytes, one file after the other.
+    pub sha256: String,
+    /// Tokens that observers saw.
+    pub tokens: u64,
+    /// Windows, each one step of every observer.
+    pub windows: u64,
+    /// Tokens of a window.
+    pub window: usize,
+    /// Observers of activations.
+    pub observers: usize,
+    /// The instruction set that computed the activations.
+    pub kernel_tier: String,
+}
+
+/// Which passes over the data are made, for histograms whose range is fixed before they count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Passes {
+    /// Both: the ranges, then the counts.
+    Both,
+    /// One: histograms that have their range count, others find it.
+    One,
+}
+
+/// A float module with windows to run through it.
+pub(crate) struct Feed<'a> {
+    /// What messages call the model.
+    pub(crate) path: &'a Path,
+    /// The module; its first graph is run.
+    pub(crate) module: &'a Module,
+    /// The windows.
+    pub(crate) windows: &'a [Vec<u32>],
+    /// Threads.
+    pub(crate) threads: usize,
+}
+
+impl Feed<'_> {
+    fn failed(&self, e: ExecError) -> Error {
+        Error::Exec { path: self.path.to_owned(), source: Box::new(e) }
+    }
+
+    fn session(&self, ctx: &Arc<Context>) -> Result<Session, Error> {
+        let mut options = SessionOptions::with_threads(self.threads);
+        options.max_memory = host::physical_memory().unwrap_or(u64::MAX);
+        Session::on_context(Arc::new(self.module.clone()), &options, Arc::clone(ctx)).map_err(|e| self.failed(e))
+    }
+
+    /// Inputs of a window: its tokens and, with a cache, the position of the first.
+    fn inputs(&self, tokens: &[u32]) -> Result<Vec<Value>, Error> {
+        let ids: Vec<i64> = tokens.iter().map(|&t| i64::from(t)).collect();
+        let wrong = |e: pteron_tensor::ViewError| Error::Calibration { reason: e.to_string() };
+        let mut inputs = vec![Value::Tensor(Tensor::of(&[1, ids.len()], &ids).map_err(wrong)?)];
+        if self.module.graphs.first().is_some_and(|g| g.inputs.len() > 1) {
+            inputs.push(Value::Tensor(Tensor::of(&[1], &[0i64]).map_err(wrong)?));
+        }
+        Ok(inputs)
+    }
+
+    /// Runs every window through the module, one step of every observer each.
+    pub(crate) fn observe(
+        &self,
+        prepared: &mut PreparedGraph,
+        passes: Passes,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(), Error> {
+        let ctx = Arc::new(Context::new(self.threads));
+        let mut session = self.session(&ctx)?;
+        let total = self.windows.len();
+        self.pass(&mut session, &ctx, prepared, false, &mut |done| progress(done, total))?;
+        let observed = |e: pteron_quant::ObserveError| Error::Calibration { reason: e.to_string() };
+        if passes == Passes::Both && prepared.fix_ranges().map_err(observed)? {
+            progress(0, total);
+            self.pass(&mut session, &ctx, prepared, true, &mut |done| progress(done, total))?;
+        }
+        Ok(())
+    }
+
+    fn pass(
+        &self,
+        session: &mut Session,
+        ctx: &Context,
+        prepared: &mut PreparedGraph,
+        counting: bool,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<(), Error> {
+        let module = Arc::clone(session.module());
+        let Some(graph) = module.graphs.first() else { return Ok(()) };
+        let observed = |e: pteron_quant::ObserveError| Error::Calibration { reason: e.to_string() };
+        for (i, tokens) in self.windows.iter().enumerate() {
+            session.reset().map_err(|e| self.failed(e))?;
+            let inputs = self.inputs(tokens)?;
+            let mut hook = Calibration::new(prepared).on_threads(ctx);
+            if counting {
+                hook = hook.counting();
+            }
+            hook.inputs(graph, &inputs).map_err(observed)?;
+            let given: Vec<ValueRef<'_>> = inputs.iter().map(Value::as_ref).collect();
+            session.run_watched(&graph.name, &given, &mut hook).map_err(|e| self.failed(e))?;
+            hook.finish().map_err(observed)?;
+            progress(i + 1);
+        }
+        Ok(())
+    }
+
+    /// Mean squares of the inputs of linear layers.
+    pub(crate) fn moments(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<Moments, Error> {
+        let ctx = Arc::new(Context::new(self.threads));
+        let mut session = self.session(&ctx)?;
+        let module = Arc::clone(session.module());
+        let Some(graph) = module.graphs.first() else { return Ok(Moments::default()) };
+        let mut hook = MomentsHook::new(&module, graph);
+        for (i, tokens) in self.windows.iter().enumerate() {
+            session.reset().map_err(|e| self.failed(e))?;
+            let inputs = self.inputs(tokens)?;
+            let given: Vec<ValueRef<'_>> = inputs.iter().map(Value::as_ref).collect();
+            session.run_watched(&graph.name, &given, &mut hook).map_err(|e| self.failed(e))?;
+            progress(i + 1, self.windows.len());
+        }
+        Ok(hook.finish())
+    }
+}
