@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use pteron_kernels::quant::wide::{self, Loop};
 use pteron_kernels::{Context, vexp};
 
 /// What one scored position says.
@@ -21,6 +22,8 @@ pub struct Position {
 
 /// Elements that are summed in f32 before the sum goes into an f64.
 const BLOCK: usize = 256;
+/// Partial sums of a block.
+const LANES: usize = 16;
 
 /// A row of logits with its largest element and `ln Σ eˣ`.
 struct Row<'a> {
@@ -29,31 +32,117 @@ struct Row<'a> {
     log_sum: f64,
 }
 
-fn sum(values: &[f32]) -> f64 {
-    values.chunks(BLOCK).map(|b| f64::from(b.iter().sum::<f32>())).sum()
+/// The largest element, and whether all are finite numbers.
+struct Largest<'a> {
+    row: &'a [f32],
+    out: &'a mut (f32, bool),
 }
 
-/// Index of the largest element, the first among equals; `None` if an element is no finite number.
-fn argmax(row: &[f32]) -> Option<usize> {
-    let mut best: Option<(usize, f32)> = None;
-    for (i, &v) in row.iter().enumerate() {
-        if !v.is_finite() {
-            return None;
+impl Loop for Largest<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let (mut most, mut zero) = ([f32::NEG_INFINITY; LANES], [0f32; LANES]);
+        let (lines, rest) = self.row.as_chunks::<LANES>();
+        for line in lines {
+            for k in 0..LANES {
+                most[k] = if line[k] > most[k] { line[k] } else { most[k] };
+                // 0 for every number, NaN for the rest.
+                zero[k] += line[k] * 0.0;
+            }
         }
-        if best.is_none_or(|(_, b)| v > b) {
-            best = Some((i, v));
+        for (k, &v) in rest.iter().enumerate() {
+            most[k] = most[k].max(v);
+            zero[k] += v * 0.0;
+        }
+        *self.out = (most.into_iter().fold(f32::NEG_INFINITY, f32::max), zero.iter().all(|z| *z == 0.0));
+    }
+}
+
+/// `out = x - m`.
+struct Shift<'a> {
+    x: &'a [f32],
+    m: f32,
+    out: &'a mut [f32],
+}
+
+impl Loop for Shift<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for (o, x) in self.out.iter_mut().zip(self.x) {
+            *o = x - self.m;
         }
     }
-    best.map(|(i, _)| i)
+}
+
+struct Sum<'a> {
+    x: &'a [f32],
+    out: &'a mut f64,
+}
+
+impl Loop for Sum<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for block in self.x.chunks(BLOCK) {
+            let mut acc = [0f32; LANES];
+            let (lines, rest) = block.as_chunks::<LANES>();
+            for line in lines {
+                for k in 0..LANES {
+                    acc[k] += line[k];
+                }
+            }
+            for (a, v) in acc.iter_mut().zip(rest) {
+                *a += v;
+            }
+            *self.out += f64::from(acc.iter().sum::<f32>());
+        }
+    }
+}
+
+/// `Σ e·((r − m) − shift)`.
+struct Weighted<'a> {
+    e: &'a [f32],
+    r: &'a [f32],
+    m: &'a [f32],
+    shift: f32,
+    out: &'a mut f64,
+}
+
+impl Loop for Weighted<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Weighted { e, r, m, shift, out } = self;
+        for ((e, r), m) in e.chunks(BLOCK).zip(r.chunks(BLOCK)).zip(m.chunks(BLOCK)) {
+            let mut acc = [0f32; LANES];
+            let ((es, e_rest), (rs, r_rest), (ms, m_rest)) = (e.as_chunks::<LANES>(), r.as_chunks(), m.as_chunks());
+            for ((e, r), m) in es.iter().zip(rs).zip(ms) {
+                let (r, m): (&[f32; LANES], &[f32; LANES]) = (r, m);
+                for k in 0..LANES {
+                    acc[k] += e[k] * ((r[k] - m[k]) - shift);
+                }
+            }
+            for (((a, e), r), m) in acc.iter_mut().zip(e_rest).zip(r_rest).zip(m_rest) {
+                *a += e * ((r - m) - shift);
+            }
+            *out += f64::from(acc.iter().sum::<f32>());
+        }
+    }
+}
+
+fn sum(x: &[f32]) -> f64 {
+    let mut out = 0.0;
+    wide::run(Sum { x, out: &mut out });
+    out
 }
 
 impl<'a> Row<'a> {
     /// Fills `exps` with `eˣ⁻ᵐ`.
     fn new(ctx: &Context, logits: &'a [f32], exps: &mut Vec<f32>) -> Option<Row<'a>> {
-        let top = argmax(logits)?;
-        let max = logits[top];
-        exps.clear();
-        exps.extend(logits.iter().map(|v| v - max));
+        let mut most = (0.0, false);
+        wide::run(Largest { row: logits, out: &mut most });
+        let (max, true) = most else { return None };
+        let top = logits.iter().position(|v| *v == max)?;
+        exps.resize(logits.len(), 0.0);
+        wide::run(Shift { x: logits, m: max, out: exps });
         vexp::exp_in_place(ctx, exps);
         Some(Row { logits, top, log_sum: f64::from(max) + sum(exps).ln() })
     }
@@ -79,10 +168,7 @@ fn measure(
     let total = sum(exps);
     let shift = r.logits[r.top] - m.logits[r.top];
     let mut weighted = 0.0;
-    for ((e, r), m) in exps.chunks(BLOCK).zip(r.logits.chunks(BLOCK)).zip(m.logits.chunks(BLOCK)) {
-        let block: f32 = e.iter().zip(r).zip(m).map(|((e, r), m)| e * ((r - m) - shift)).sum();
-        weighted += f64::from(block);
-    }
+    wide::run(Weighted { e: exps, r: r.logits, m: m.logits, shift, out: &mut weighted });
     let kl = weighted / total + f64::from(shift) - r.log_sum + m.log_sum;
     let delta_p = (-nll).exp() - (-reference_nll).exp();
     Some(Position { nll, reference_nll, kl, delta_p, same_top: m.top == r.top })
@@ -100,24 +186,27 @@ pub fn measure_rows(
     vocab: usize,
     next: &[u32],
 ) -> Result<Vec<Position>, usize> {
-    let slots: Vec<Mutex<Option<Position>>> = next.iter().map(|_| Mutex::new(None)).collect();
-    ctx.pool().run(next.len(), &|i| {
-        let range = i * vocab..(i + 1) * vocab;
-        let row = model.get(range.clone());
-        let other = reference.map(|r| r.get(range));
-        let position = match (row, other) {
-            (Some(row), None) => measure(ctx, row, None, next[i] as usize, &mut Vec::with_capacity(vocab)),
-            (Some(row), Some(Some(r))) => measure(ctx, row, Some(r), next[i] as usize, &mut Vec::with_capacity(vocab)),
-            _ => None,
+    let pieces = next.len().div_ceil(ROWS);
+    let slots: Vec<Mutex<Vec<Option<Position>>>> = (0..pieces).map(|_| Mutex::new(Vec::new())).collect();
+    ctx.pool().run(pieces, &|piece| {
+        let mut exps = Vec::with_capacity(vocab);
+        let mut one = |i: usize| {
+            let range = i * vocab..(i + 1) * vocab;
+            let (row, token) = (model.get(range.clone())?, next[i] as usize);
+            match reference {
+                None => measure(ctx, row, None, token, &mut exps),
+                Some(r) => measure(ctx, row, Some(r.get(range)?), token, &mut exps),
+            }
         };
-        *slots[i].lock().unwrap_or_else(PoisonError::into_inner) = position;
+        let found = (piece * ROWS..next.len().min((piece + 1) * ROWS)).map(&mut one).collect();
+        *slots[piece].lock().unwrap_or_else(PoisonError::into_inner) = found;
     });
-    slots
-        .into_iter()
-        .enumerate()
-        .map(|(i, s)| s.into_inner().unwrap_or_else(PoisonError::into_inner).ok_or(i))
-        .collect()
+    let rows = slots.into_iter().flat_map(|s| s.into_inner().unwrap_or_else(PoisonError::into_inner));
+    rows.enumerate().map(|(i, row)| row.ok_or(i)).collect()
 }
+
+/// Rows that a thread takes at a time.
+const ROWS: usize = 8;
 
 #[cfg(test)]
 mod tests {

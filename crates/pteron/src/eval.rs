@@ -1,10 +1,16 @@
 //! Programs and captured checkpoints, as [`pteron_eval`] measures them.
 
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-use pteron_eval::{CausalModel, ModelError};
+use pteron_eval::nodes::{NodeComparison, NodeError};
+use pteron_eval::{CausalModel, EvalError, ModelError};
+use pteron_exec::{NoHook, NodeHook};
+use pteron_ir::Module;
 use pteron_llm::runner::{Logits, LogitsData, TextDecoder, TokensPerCall};
 use pteron_models::ModelConfig;
+use pteron_quant::moments::{Moments, MomentsHook};
 use pteron_tensor::DType;
 
 use crate::error::Error;
@@ -99,31 +105,174 @@ impl EvalModel {
         dtype: DType,
         options: &LoadOptions,
     ) -> Result<EvalModel, Error> {
-        let vocab = ModelConfig::from_checkpoint(exporter.checkpoint())?.vocab_size;
-        let call = (LOGIT_BYTES / 4 / vocab).clamp(1, window.max(1));
-        // A dynamic shape takes one token less than the longest call.
-        let longest = call + pteron_models::DYNAMIC_RESERVE;
-        let module = exporter
-            .dtype(dtype)
-            .kv_cache(true)
-            .sdpa_with_kv_cache(true)
-            .dynamic_shape(true)
-            .full_logits(true)
-            .max_seq_length(longest)
-            .max_context_length(window.max(longest))
-            .module()?;
-        EvalModel::from_program(Program::from_module(path, module, options)?, "forward")
+        let module = shaped(exporter, window, dtype)?.module()?;
+        EvalModel::from_program(Program::from_module(path, module, options)?, METHOD)
+    }
+
+    /// [`EvalModel::from_exporter`] of the module as it was captured, high-level operators whole: what [`compare_nodes`] takes.
+    ///
+    /// # Errors
+    /// As [`EvalModel::from_checkpoint`].
+    pub fn captured(
+        exporter: Exporter<'_>,
+        path: &Path,
+        window: usize,
+        dtype: DType,
+        options: &LoadOptions,
+    ) -> Result<EvalModel, Error> {
+        let module = shaped(exporter, window, dtype)?.captured()?;
+        EvalModel::from_program(Program::from_module(path, module, options)?, METHOD)
+    }
+
+    /// The module that is run.
+    pub fn module(&self) -> &Arc<Module> {
+        self.decoder.program().module()
+    }
+
+    /// [`CausalModel::feed`], with a hook around every node.
+    ///
+    /// # Errors
+    /// Whatever the model reports.
+    pub fn feed_watched(&mut self, tokens: &[u32], hook: &mut dyn NodeHook) -> Result<&[f32], ModelError> {
+        self.padded.clear();
+        self.padded.extend(tokens.iter().map(|&t| i64::from(t)));
+        // Attention is causal: what is filled up behind the tokens does not reach them, and the next context overwrites it.
+        if let Some(fixed) = self.fixed.filter(|&f| f > tokens.len()) {
+            self.padded.resize(fixed, 0);
+        }
+        let start = i64::try_from(self.position)?;
+        let logits = self.decoder.step_watched(&self.padded, start, hook)?;
+        let (rows, vocab) = logits.rows()?;
+        if vocab != self.vocab || rows != self.padded.len() {
+            let found = format!("logits of {rows} × {vocab}, expected {} × {}", self.padded.len(), self.vocab);
+            return Err(found.into());
+        }
+        widen(logits, tokens.len(), vocab, &mut self.logits);
+        self.position += tokens.len();
+        Ok(&self.logits)
+    }
+
+    /// Runs windows of `tokens` with a hook around every node. `progress` is called with the
+    /// tokens run; `false` stops.
+    ///
+    /// # Errors
+    /// [`EvalError::Model`] with the position in `tokens`; [`EvalError::Stopped`].
+    fn watch(
+        &mut self,
+        tokens: &[u32],
+        windows: &[Range<usize>],
+        hook: &mut dyn NodeHook,
+        progress: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<(), EvalError> {
+        let mut done = 0;
+        for window in windows {
+            let at = |position, source| EvalError::Model { which: "the model", position, source };
+            self.restart().map_err(|e| at(window.start, e))?;
+            let most = self.most;
+            for (i, piece) in tokens[window.clone()].chunks(most).enumerate() {
+                self.feed_watched(piece, hook).map_err(|e| at(window.start + i * most, e))?;
+                done += piece.len();
+                if !progress(done) {
+                    return Err(EvalError::Stopped);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gathers how large the inputs of linear layers are over windows of `tokens`, which must lie within it. `progress` is
+    /// called with the tokens run; `false` stops.
+    ///
+    /// # Errors
+    /// [`EvalError::Model`] with the position in `tokens`; [`EvalError::Stopped`].
+    pub fn moments(
+        &mut self,
+        tokens: &[u32],
+        windows: &[Range<usize>],
+        progress: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Moments, EvalError> {
+        let module = self.module().clone();
+        let Some(graph) = module.graph(METHOD) else { return Ok(Moments::default()) };
+        let mut hook = MomentsHook::new(&module, graph);
+        self.watch(tokens, windows, &mut hook, progress)?;
+        Ok(hook.finish())
     }
 }
 
-/// The first `rows` rows of `logits` as f32.
-fn widen(logits: &Logits<'_>, rows: usize, vocab: usize, out: &mut Vec<f32>) {
+/// The method of a captured checkpoint.
+const METHOD: &str = "forward";
+
+/// Tokens of a call whose values are held for a comparison.
+const HELD_TOKENS: usize = 64;
+
+/// An export with a KV cache and the logits of all tokens, for windows of `window` tokens.
+fn shaped(exporter: Exporter<'_>, window: usize, dtype: DType) -> Result<Exporter<'_>, Error> {
+    let vocab = ModelConfig::from_checkpoint(exporter.checkpoint())?.vocab_size;
+    let call = (LOGIT_BYTES / 4 / vocab).clamp(1, window.max(1));
+    // A dynamic shape takes one token less than the longest call.
+    let longest = call + pteron_models::DYNAMIC_RESERVE;
+    Ok(exporter
+        .dtype(dtype)
+        .kv_cache(true)
+        .sdpa_with_kv_cache(true)
+        .dynamic_shape(true)
+        .full_logits(true)
+        .max_seq_length(longest)
+        .max_context_length(window.max(longest)))
+}
+
+/// Compares a quantized model with the float model node by node over windows of `tokens`, which must lie within it: both from
+/// [`EvalModel::captured`] with the same shapes. `progress` is called with the tokens run; `false` stops.
+///
+/// # Errors
+/// [`EvalError::Model`] with the position in `tokens`; [`EvalError::Stopped`].
+pub fn compare_nodes(
+    subject: &mut EvalModel,
+    reference: &mut EvalModel,
+    tokens: &[u32],
+    windows: &[Range<usize>],
+    progress: &mut dyn FnMut(usize) -> bool,
+) -> Result<Vec<NodeError>, EvalError> {
+    let (ours, theirs) = (subject.module().clone(), reference.module().clone());
+    let (Some(g), Some(r)) = (ours.graph(METHOD), theirs.graph(METHOD)) else { return Ok(Vec::new()) };
+    let mut comparison = NodeComparison::new(r, g, &ours);
+    let piece = subject.most.min(reference.most).min(HELD_TOKENS);
+    let mut done = 0;
+    for window in windows {
+        let failed = |which, position, source| EvalError::Model { which, position, source };
+        reference.restart().map_err(|e| failed("the reference", window.start, e))?;
+        subject.restart().map_err(|e| failed("the model", window.start, e))?;
+        for (i, tokens) in tokens[window.clone()].chunks(piece).enumerate() {
+            let at = window.start + i * piece;
+            let run = reference.feed_watched(tokens, &mut comparison.reference());
+            run.map_err(|e| failed("the reference", at, e))?;
+            let run = subject.feed_watched(tokens, &mut comparison.subject());
+            run.map_err(|e| failed("the model", at, e))?;
+            done += tokens.len();
+            if !progress(done) {
+                return Err(EvalError::Stopped);
+            }
+        }
+    }
+    Ok(comparison.finish())
+}
+
+/// The first `rows` rows of `logits` as f32; f32 logits are taken as they are.
+fn widen(logits: Logits<'_>, rows: usize, vocab: usize, out: &mut Vec<f32>) {
     let n = rows.saturating_mul(vocab);
-    out.clear();
-    match &logits.data {
-        LogitsData::F32(d) => out.extend(d.iter().take(n)),
-        LogitsData::F16(d) => out.extend(d.iter().take(n).map(|v| v.to_f32())),
-        LogitsData::Bf16(d) => out.extend(d.iter().take(n).map(|v| v.to_f32())),
+    match logits.data {
+        LogitsData::F32(d) => {
+            *out = d.into_owned();
+            out.truncate(n);
+        }
+        LogitsData::F16(d) => {
+            out.clear();
+            out.extend(d.iter().take(n).map(|v| v.to_f32()));
+        }
+        LogitsData::Bf16(d) => {
+            out.clear();
+            out.extend(d.iter().take(n).map(|v| v.to_f32()));
+        }
     }
 }
 
@@ -150,21 +299,6 @@ impl CausalModel for EvalModel {
     }
 
     fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], ModelError> {
-        self.padded.clear();
-        self.padded.extend(tokens.iter().map(|&t| i64::from(t)));
-        // Attention is causal: what is filled up behind the tokens does not reach them, and the next context overwrites it.
-        if let Some(fixed) = self.fixed.filter(|&f| f > tokens.len()) {
-            self.padded.resize(fixed, 0);
-        }
-        let start = i64::try_from(self.position)?;
-        let logits = self.decoder.step(&self.padded, start)?;
-        let (rows, vocab) = logits.rows()?;
-        if vocab != self.vocab || rows != self.padded.len() {
-            let found = format!("logits of {rows} × {vocab}, expected {} × {}", self.padded.len(), self.vocab);
-            return Err(found.into());
-        }
-        widen(&logits, tokens.len(), vocab, &mut self.logits);
-        self.position += tokens.len();
-        Ok(&self.logits)
+        self.feed_watched(tokens, &mut NoHook)
     }
 }

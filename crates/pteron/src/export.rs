@@ -339,6 +339,16 @@ impl<'p> Exporter<'p> {
         Ok(self.capture(&mut warnings)?.module)
     }
 
+    /// The module as it was captured, with its quantization: before operators are decomposed for ExecuTorch's runtime.
+    ///
+    /// # Errors
+    /// As [`Exporter::write`].
+    pub fn captured(mut self) -> Result<Module, Error> {
+        self.evaluation.enabled = false;
+        let mut warnings = Vec::new();
+        Ok(self.build(&mut warnings)?.module)
+    }
+
     fn tell(&mut self, what: Progress) {
         if let Some(p) = &mut self.progress {
             p(what);
@@ -355,6 +365,14 @@ impl<'p> Exporter<'p> {
     }
 
     fn capture(&mut self, warnings: &mut Vec<String>) -> Result<Captured, Error> {
+        let mut captured = self.build(warnings)?;
+        self.tell(Progress::Lowering);
+        quantize::lower(&mut captured.module)?;
+        Ok(captured)
+    }
+
+    /// Builds and quantizes.
+    fn build(&mut self, warnings: &mut Vec<String>) -> Result<Captured, Error> {
         self.tell(Progress::Building);
         quantize::check(&self.recipe)?;
         let mut config = self.checked_config(warnings)?;
@@ -368,8 +386,6 @@ impl<'p> Exporter<'p> {
         let parameters =
             pteron_models::parameters(&config).iter().map(|p| p.shape.iter().map(|&d| d as u64).product::<u64>()).sum();
         let quantization = self.quantize_module(&mut module, &config, &weights, warnings)?;
-        self.tell(Progress::Lowering);
-        quantize::lower(&mut module)?;
         Ok(Captured { module, config, parameters, quantization })
     }
 

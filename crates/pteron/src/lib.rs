@@ -39,7 +39,7 @@ pub mod quantize;
 mod text;
 
 pub use error::{Error, short};
-pub use eval::EvalModel;
+pub use eval::{EvalModel, compare_nodes};
 pub use export::{
     CALIBRATION_SHA256, CALIBRATION_TOKENS, Calibrated, ExportReport, Exporter, Progress, ShardOf, odd_vocabulary,
 };

@@ -1,4 +1,4 @@
-//! How far two tensors are apart: what is reported node by node.
+//! How far two tensors are apart.
 
 use serde::Serialize;
 
