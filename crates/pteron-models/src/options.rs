@@ -21,6 +21,9 @@ pub struct BuildOptions {
     pub use_kv_cache: bool,
     /// Whether the cache is written and read by `llama::update_cache` and `llama::custom_sdpa`. Needs the cache.
     pub use_sdpa_with_kv_cache: bool,
+    /// Whether that cache holds 8-bit codes with a scale and a zero point for each token and head, which attention reads as
+    /// they are. Needs `use_sdpa_with_kv_cache`.
+    pub quantize_kv_cache: bool,
     /// Whether the number of tokens of a call may vary.
     pub dynamic_shape: bool,
     /// Tokens of one call at most; see [`DYNAMIC_RESERVE`].
@@ -41,6 +44,7 @@ impl Default for BuildOptions {
             dtype: DType::F32,
             use_kv_cache: false,
             use_sdpa_with_kv_cache: false,
+            quantize_kv_cache: false,
             dynamic_shape: true,
             max_seq_length: 128,
             max_context_length: 128,
@@ -63,6 +67,9 @@ impl BuildOptions {
         }
         if self.use_sdpa_with_kv_cache && !self.use_kv_cache {
             return fail("use_sdpa_with_kv_cache", "true".into(), "use_kv_cache as well".into());
+        }
+        if self.quantize_kv_cache && !self.use_sdpa_with_kv_cache {
+            return fail("quantize_kv_cache", "true".into(), "use_sdpa_with_kv_cache as well".into());
         }
         let least = if self.dynamic_shape { 1 + DYNAMIC_RESERVE } else { 1 };
         if !(least..=MAX_POSITIONS).contains(&self.max_seq_length) {

@@ -33,6 +33,7 @@ fn module(config: &ModelConfig, use_kv_cache: bool, use_sdpa_with_kv_cache: bool
         dtype: DType::F32,
         use_kv_cache,
         use_sdpa_with_kv_cache,
+        quantize_kv_cache: false,
         dynamic_shape: true,
         max_seq_length: CONTEXT,
         max_context_length: CONTEXT,

@@ -1,6 +1,7 @@
-//! Attention in its three forms.
+//! Attention in its forms: without a cache, with one, with ExecuTorch's custom operators over floats or codes.
 
 use pteron_ir::{Arg, BufferId, GraphBuilder, Op, TensorType, ValueId, args};
+use pteron_tensor::DType;
 
 use super::positions::Positions;
 use super::{Build, call, int, path};
@@ -30,6 +31,7 @@ impl Build<'_> {
         let k = call(b, Op::Rope, args![k, cos, sin, false])?;
         let mask = positions.mask(self.window(layer));
         let out = match (positions.start, self.options.use_sdpa_with_kv_cache) {
+            (Some(start), true) if self.options.quantize_kv_cache => self.quantized(b, [q, k, v], start, mask)?,
             (Some(start), true) => self.custom(b, [q, k, v], start, mask)?,
             (Some(_), false) => self.cached(b, [q, k, v], positions, mask)?,
             (None, _) => {
@@ -47,9 +49,29 @@ impl Build<'_> {
     }
 
     /// A cache of keys or values of the present module.
-    fn cache(&self, b: &mut GraphBuilder<'_>, name: &str, sizes: [usize; 4]) -> BufferId {
+    fn cache(&self, b: &mut GraphBuilder<'_>, name: &str, dtype: DType, sizes: [usize; 4]) -> BufferId {
         let name = b.path_of(&format!("kv_cache.{name}"));
-        b.module_mut().add_buffer(&name, TensorType::fixed(self.options.dtype, &sizes))
+        b.module_mut().add_buffer(&name, TensorType::fixed(dtype, &sizes))
+    }
+
+    /// Writes `new`, `[1, s, Hkv, n]`, into the cache `name` at the position `start`; gives the cache's new version.
+    fn update(
+        &self,
+        b: &mut GraphBuilder<'_>,
+        name: &str,
+        (dtype, n): (DType, usize),
+        new: ValueId,
+        start: ValueId,
+    ) -> Result<ValueId, ModelError> {
+        let sizes = [1, self.options.max_context_length, self.config.n_kv_heads, n];
+        let cache = self.cache(b, name, dtype, sizes);
+        let old = b.buffer(cache);
+        let node = b.node(Op::UpdateCache, args![new, old, start]);
+        let node = node.map_err(|source| ModelError::Graph { path: path(b), source })?;
+        // Output 0 is a placeholder, output 1 the new version of the cache.
+        let next = b.graph().nodes[node].outputs[1];
+        b.write_back(cache, next);
+        Ok(next)
     }
 
     /// Caches `[1, ctx, Hkv, D]`, as `llama::update_cache` writes and `llama::custom_sdpa` reads them.
@@ -60,24 +82,78 @@ impl Build<'_> {
         start: ValueId,
         mask: Option<ValueId>,
     ) -> Result<ValueId, ModelError> {
-        let sizes = [1, self.options.max_context_length, self.config.n_kv_heads, self.config.head_dim];
-        let update = |b: &mut GraphBuilder<'_>, name: &str, new: ValueId| {
-            let cache = self.cache(b, name, sizes);
-            let old = b.buffer(cache);
-            let node = b.node(Op::UpdateCache, args![new, old, start]);
-            let node = node.map_err(|source| ModelError::Graph { path: path(b), source })?;
-            // Output 0 is a placeholder, output 1 the new version of the cache.
-            let next = b.graph().nodes[node].outputs[1];
-            b.write_back(cache, next);
-            Ok::<_, ModelError>(next)
-        };
-        let keys = update(b, "k_cache", k)?;
-        let values = update(b, "v_cache", v)?;
+        let form = (self.options.dtype, self.config.head_dim);
+        let keys = self.update(b, "k_cache", form, k, start)?;
+        let values = self.update(b, "v_cache", form, v, start)?;
         match mask {
             None => call(b, Op::CustomSdpa, args![q, keys, values, start, Arg::None, 0.0, true]),
             // With a mask every row of the cache is read, and the position says nothing.
             Some(mask) => call(b, Op::CustomSdpa, args![q, keys, values, 0i64, mask, 0.0, false]),
         }
+    }
+
+    /// Caches of 8-bit codes `[1, ctx, Hkv, D]`, with their scales and zero points `[1, ctx, Hkv, 1]` in caches of their own, as
+    /// `llama::custom_quantized_sdpa` reads them (ExecuTorch's `QuantizedKVCache` with `QuantizedSDPA`). Keys, values and
+    /// queries get their parameters token by token and head by head.
+    fn quantized(
+        &self,
+        b: &mut GraphBuilder<'_>,
+        [q, k, v]: [ValueId; 3],
+        start: ValueId,
+        mask: Option<ValueId>,
+    ) -> Result<ValueId, ModelError> {
+        let cached = |b: &mut GraphBuilder<'_>, name: &str, x: ValueId| {
+            let [codes, scales, zeros] = self.codes(b, x)?;
+            let codes = self.update(b, name, (DType::I8, self.config.head_dim), codes, start)?;
+            let scales = self.update(b, &format!("{name}_scales"), (DType::F32, 1), scales, start)?;
+            let zeros = self.update(b, &format!("{name}_zero_points"), (DType::I8, 1), zeros, start)?;
+            Ok::<_, ModelError>([codes, scales, zeros])
+        };
+        let [k, k_scales, k_zeros] = cached(b, "k_cache", k)?;
+        let [v, v_scales, v_zeros] = cached(b, "v_cache", v)?;
+        let [q, q_scales, q_zeros] = self.codes(b, q)?;
+        let (start, causal) = match mask {
+            None => (Arg::from(start), true),
+            Some(_) => (Arg::from(0i64), false),
+        };
+        let out = call(
+            b,
+            Op::CustomQuantizedSdpa,
+            args![
+                q,
+                k,
+                v,
+                start,
+                mask,
+                0.0,
+                causal,
+                Arg::None,
+                q_zeros,
+                q_scales,
+                k_zeros,
+                k_scales,
+                v_zeros,
+                v_scales,
+                false
+            ],
+        )?;
+        match self.options.dtype {
+            DType::F32 => Ok(out),
+            dtype => call(b, Op::ToCopy, args![out, dtype]),
+        }
+    }
+
+    /// `x` as 8-bit codes with an f32 scale and an 8-bit zero point for each run of its last dimension.
+    fn codes(&self, b: &mut GraphBuilder<'_>, x: ValueId) -> Result<[ValueId; 3], ModelError> {
+        let x = if self.options.dtype == DType::F32 { x } else { call(b, Op::ToCopy, args![x, DType::F32])? };
+        let node = b.node(Op::ChooseQparamsPerTokenAsymmetric, args![x, DType::I8]);
+        let node = node.map_err(|source| ModelError::Graph { path: path(b), source })?;
+        let outputs = &b.graph().nodes[node].outputs;
+        let (scales, zeros) = (outputs[0], outputs[1]);
+        let codes = call(b, Op::QuantizePerToken, args![x, scales, zeros, -128i64, 127i64, DType::I8])?;
+        let scales = call(b, Op::ToCopy, args![scales, DType::F32])?;
+        let zeros = call(b, Op::ToCopy, args![zeros, DType::I8])?;
+        Ok([codes, scales, zeros])
     }
 
     /// Caches `[1, Hkv, ctx, D]`, written in place at the tokens' positions and attended as a whole under a mask.
@@ -92,7 +168,7 @@ impl Build<'_> {
         let index = Arg::Values([None, None, positions.indices].into_iter().collect());
         let update = |b: &mut GraphBuilder<'_>, name: &str, new: ValueId| {
             let new = transposed(b, new)?;
-            let cache = self.cache(b, name, sizes);
+            let cache = self.cache(b, name, self.options.dtype, sizes);
             let old = b.buffer(cache);
             let next = call(b, Op::IndexPutInto, [old.into(), index.clone(), new.into()])?;
             b.write_back(cache, next);
