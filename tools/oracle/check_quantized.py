@@ -23,6 +23,8 @@ FORMS = {
     "xnnpack_dynamic_qc4": ["--pt2e-quantize", "xnnpack_dynamic_qc4"],
     "vulkan_8w": ["--pt2e-quantize", "vulkan_8w"],
     "embedding": ["--pt2e-quantize", "embedding"],
+    "kv8": ["--quantize-kv-cache"],
+    "kv8_int8": ["--quantize-kv-cache", "--quantization-mode", "int8"],
 }
 CALLS = [([17, 230, 4, 88, 301], 0), ([99], 5)]
 

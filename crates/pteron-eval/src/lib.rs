@@ -1,5 +1,5 @@
 //! Measures a language model: alone by perplexity, against another by Kullback-Leibler divergence and what follows from it,
-//! and node by node.
+//! node by node, and layer by layer; and shows it on a page.
 //!
 //! A model is anything that gives logits for tokens ([`CausalModel`]). A text's tokens are cut into windows by a named
 //! [`Protocol`], because perplexities of different protocols cannot be compared; [`evaluate`] walks the windows, feeds both
@@ -11,7 +11,9 @@
 mod measure;
 mod model;
 pub mod nodes;
+pub mod report;
 mod run;
+pub mod sensitivity;
 mod stats;
 mod window;
 

@@ -10,7 +10,6 @@ use pteron_exec::{NoHook, NodeHook};
 use pteron_ir::Module;
 use pteron_llm::runner::{Logits, LogitsData, TextDecoder, TokensPerCall};
 use pteron_models::ModelConfig;
-use pteron_quant::moments::{Moments, MomentsHook};
 use pteron_tensor::DType;
 
 use crate::error::Error;
@@ -150,52 +149,6 @@ impl EvalModel {
         widen(logits, tokens.len(), vocab, &mut self.logits);
         self.position += tokens.len();
         Ok(&self.logits)
-    }
-
-    /// Runs windows of `tokens` with a hook around every node. `progress` is called with the
-    /// tokens run; `false` stops.
-    ///
-    /// # Errors
-    /// [`EvalError::Model`] with the position in `tokens`; [`EvalError::Stopped`].
-    fn watch(
-        &mut self,
-        tokens: &[u32],
-        windows: &[Range<usize>],
-        hook: &mut dyn NodeHook,
-        progress: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<(), EvalError> {
-        let mut done = 0;
-        for window in windows {
-            let at = |position, source| EvalError::Model { which: "the model", position, source };
-            self.restart().map_err(|e| at(window.start, e))?;
-            let most = self.most;
-            for (i, piece) in tokens[window.clone()].chunks(most).enumerate() {
-                self.feed_watched(piece, hook).map_err(|e| at(window.start + i * most, e))?;
-                done += piece.len();
-                if !progress(done) {
-                    return Err(EvalError::Stopped);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Gathers how large the inputs of linear layers are over windows of `tokens`, which must lie within it. `progress` is
-    /// called with the tokens run; `false` stops.
-    ///
-    /// # Errors
-    /// [`EvalError::Model`] with the position in `tokens`; [`EvalError::Stopped`].
-    pub fn moments(
-        &mut self,
-        tokens: &[u32],
-        windows: &[Range<usize>],
-        progress: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<Moments, EvalError> {
-        let module = self.module().clone();
-        let Some(graph) = module.graph(METHOD) else { return Ok(Moments::default()) };
-        let mut hook = MomentsHook::new(&module, graph);
-        self.watch(tokens, windows, &mut hook, progress)?;
-        Ok(hook.finish())
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod beside;
 mod quantization;
+mod sensitivity;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::text::TokenizerSource;
 
 use beside::Beside;
 pub use quantization::{CALIBRATION_SHA256, CALIBRATION_TOKENS, Calibrated, ShardOf};
+pub use sensitivity::{Budget, FoundRecipe, Search, Sensitivity};
 
 /// What an export is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,6 +205,13 @@ impl<'p> Exporter<'p> {
     #[must_use]
     pub fn sdpa_with_kv_cache(mut self, on: bool) -> Self {
         self.options.use_sdpa_with_kv_cache = on;
+        self
+    }
+
+    /// Whether that cache holds 8-bit codes; needs ExecuTorch's custom operators.
+    #[must_use]
+    pub fn quantize_kv_cache(mut self, on: bool) -> Self {
+        self.options.quantize_kv_cache = on;
         self
     }
 

@@ -41,7 +41,8 @@ mod text;
 pub use error::{Error, short};
 pub use eval::{EvalModel, compare_nodes};
 pub use export::{
-    CALIBRATION_SHA256, CALIBRATION_TOKENS, Calibrated, ExportReport, Exporter, Progress, ShardOf, odd_vocabulary,
+    Budget, CALIBRATION_SHA256, CALIBRATION_TOKENS, Calibrated, ExportReport, Exporter, FoundRecipe, Progress, Search,
+    Sensitivity, ShardOf, odd_vocabulary,
 };
 pub use program::{LoadMode, LoadOptions, Program, ProgramFile, constant_methods, delegates, open_data};
 pub use quantize::QuantizationReport;

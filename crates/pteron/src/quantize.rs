@@ -263,7 +263,7 @@ pub(crate) fn lower(module: &mut Module) -> Result<(), Error> {
 }
 
 /// Whether a layer's scales are searched with weighed errors.
-fn weighs(resolved: &Resolved, module: &Module) -> bool {
+pub(crate) fn weighs(resolved: &Resolved, module: &Module) -> bool {
     let mse = Some(Algorithm::Mse);
     let linear = |g: &pteron_ir::Graph| {
         g.all_nodes().iter().any(|&n| {

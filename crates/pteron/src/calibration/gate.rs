@@ -144,7 +144,28 @@ pub(crate) fn record(path: &Path, module: Module, probe: &mut Probe, load: &Load
     Recorded::of(&mut model, probe)
 }
 
-/// Measures `module` against the float model's logits.
+/// Measures `module` against the float model's logits, from the first window on.
+pub(crate) fn compare(
+    path: &Path,
+    module: Module,
+    probe: &Probe,
+    float: &mut Recorded,
+    load: &LoadOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Evaluation, Error> {
+    let mut model = EvalModel::from_program(Program::from_module(path, module, load)?, "forward")?;
+    float.at = 0;
+    let tokens: Vec<u32> = probe.windows.iter().flatten().copied().collect();
+    let ctx = Context::new(load.threads.unwrap_or_else(crate::host::default_threads));
+    let protocol = Protocol::NonOverlapping { window: float.window };
+    evaluate(&ctx, &mut model, Some(float), &tokens, protocol, None, None, &mut |p| {
+        progress(p.done, p.total);
+        true
+    })
+    .map_err(|e| Error::Calibration { reason: format!("the quantized model cannot be evaluated: {e}") })
+}
+
+/// [`compare`], as an export reports it.
 pub(crate) fn measure(
     path: &Path,
     module: Module,
@@ -154,22 +175,13 @@ pub(crate) fn measure(
     load: &LoadOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<ExportEvaluation, Error> {
-    let mut model = EvalModel::from_program(Program::from_module(path, module, load)?, "forward")?;
-    let window = float.window;
-    let tokens: Vec<u32> = probe.windows.iter().flatten().copied().collect();
-    let ctx = Context::new(load.threads.unwrap_or_else(crate::host::default_threads));
-    let protocol = Protocol::NonOverlapping { window };
-    let found: Evaluation = evaluate(&ctx, &mut model, Some(&mut float), &tokens, protocol, None, None, &mut |p| {
-        progress(p.done, p.total);
-        true
-    })
-    .map_err(|e| Error::Calibration { reason: format!("the quantized model cannot be evaluated: {e}") })?;
+    let found = compare(path, module, probe, &mut float, load, progress)?;
     let Some(d) = &found.divergence else {
         return Err(Error::Calibration { reason: "the evaluation compared nothing".to_owned() });
     };
     Ok(ExportEvaluation {
         text: probe.source.clone(),
-        window,
+        window: float.window,
         windows: found.windows,
         scored: found.scored,
         perplexity_float: d.reference.value,

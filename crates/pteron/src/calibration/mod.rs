@@ -21,7 +21,7 @@ use crate::host;
 pub(crate) use data::begins;
 pub use data::{CalibrationData, DEFAULT_WINDOW, DEFAULT_WINDOWS, DataOptions, HELD_BACK, MAX_DATA_BYTES};
 pub use gate::{DEFAULT_MAX_KL, EvaluationOptions, ExportEvaluation};
-pub(crate) use gate::{Probe, measure, record};
+pub(crate) use gate::{Probe, Recorded, compare, measure, record};
 pub use hash::{FileHash, hex};
 pub use state::{MAX_STATE_BYTES, merge, read_state, write_state};
 

@@ -45,7 +45,8 @@ pub(super) fn spell(command: &Command, args: Vec<OsString>) -> Spelled {
             break;
         }
         let is_export = current.is_some_and(|c| c.get_name() == "export");
-        let has_forms = is_export || current.is_some_and(|c| ["eval", "calibrate"].contains(&c.get_name()));
+        let has_forms =
+            is_export || current.is_some_and(|c| ["eval", "calibrate", "sensitivity"].contains(&c.get_name()));
         let Some(flag) = parse(text, has_forms) else {
             if let Some(inner) = current.unwrap_or(command).find_subcommand(text) {
                 current = Some(inner);

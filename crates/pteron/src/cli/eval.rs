@@ -1,15 +1,18 @@
 //! `pteron eval`.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pteron::checkpoint::atomic::{AtomicError, AtomicFile};
 use pteron::checkpoint::{FileKind, open_bytes, read_limited};
+use pteron::evaluation::nodes::NodeError;
+use pteron::evaluation::report::Report;
 use pteron::evaluation::{CausalModel, Evaluation, Protocol, evaluate};
 use pteron::exec::Context;
 use pteron::llm::tokenizer::Tokenizer;
-use pteron::quant::recipe::Recipe;
-use pteron::{EvalModel, Exporter, LoadOptions, Program};
+use pteron::{EvalModel, Exporter, LoadOptions, Program, compare_nodes};
 use serde_json::json;
 
 use super::low::{EvalArgs, ProtocolArg};
@@ -30,16 +33,13 @@ pub(super) fn run(a: &EvalArgs) -> Done {
     let asked = a.tokenizer.as_deref().or((place.is_dir() || is_kind(place, FileKind::Gguf)).then_some(place));
     let (tokenizer, _) = run::tokenizer(asked, place)?;
     let tokens = tokenizer.encode(&text, true)?;
-    let recipe = high::recipe(&a.quantization)?;
-    let mut model = open(&a.subject, a, protocol, &load, recipe)?;
-    let reference = a.reference.as_deref().map(|r| open(r, a, protocol, &load, Recipe::default()));
+    let mut model = open(&a.subject, a, protocol, &load, true)?;
+    let reference = a.reference.as_deref().map(|r| open(r, a, protocol, &load, false));
     let mut reference = reference.transpose()?;
     let ctx = Context::new(load.threads.unwrap_or_else(pteron::host::default_threads));
     // A tokenizer that adds no beginning token to a text has none that llama.cpp's protocol would put before a window.
     let bos = tokenizer.bos_id().filter(|bos| tokens.first() == Some(bos));
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    let style = "evaluating {wide_bar} {pos}/{len} tokens  {msg}  {eta}";
-    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = bar("evaluating {wide_bar} {pos}/{len} tokens  {msg}  {eta}");
     let found = evaluate(
         &ctx,
         &mut model,
@@ -62,6 +62,16 @@ pub(super) fn run(a: &EvalArgs) -> Done {
     if found.scored < FEW && !a.json {
         say(&format!("note: only {} tokens were scored; the standard errors say what that is worth", found.scored));
     }
+    let nodes = nodes(a, &tokens, protocol, &load)?;
+    if let Some(path) = &a.positions {
+        write(path, &positions(&found))?;
+    }
+    let facts = facts(a, &tokenizer, &found);
+    if let Some(path) = &a.report {
+        let title = format!("Evaluation of {}", name_of(&a.subject));
+        let page = Report { title: &title, facts: &facts, evaluation: Some(&found), layers: &[], nodes: &nodes };
+        write(path, &page.to_html())?;
+    }
     if a.json {
         return put_json(&json!({
             "subject": a.subject,
@@ -69,9 +79,79 @@ pub(super) fn run(a: &EvalArgs) -> Done {
             "text": a.text,
             "tokenizer": tokenizer.kind().to_string(),
             "evaluation": found,
+            "nodes": a.nodes.map(|_| &nodes),
         }));
     }
-    put(&table(a, &tokenizer, &found))
+    put(&table(&facts, &found, a.nodes.map(|n| &nodes[..nodes.len().min(n)])))
+}
+
+/// The nodes of both checkpoints compared, if that was asked for, or can be shown on the page.
+fn nodes(a: &EvalArgs, tokens: &[u32], protocol: Protocol, load: &LoadOptions) -> Result<Vec<NodeError>, Failure> {
+    let program = |path: &Path| path.is_file() && is_program(path);
+    let Some(reference) = a.reference.as_deref() else { return Ok(Vec::new()) };
+    if let Some(path) = [a.subject.as_path(), reference].into_iter().find(|p| program(p)) {
+        return match a.nodes {
+            None => Ok(Vec::new()),
+            Some(_) => Err(Failure::Usage(format!(
+                "--nodes compares a checkpoint as it is quantized with itself in float; {} is a program, whose nodes are not \
+                 those of the checkpoint any more",
+                path.display()
+            ))),
+        };
+    }
+    if (a.nodes.is_none() && a.report.is_none()) || a.node_tokens == 0 {
+        return Ok(Vec::new());
+    }
+    let window = protocol.window().min(a.node_tokens);
+    let count = a.node_tokens.min(tokens.len()).checked_div(window).unwrap_or(0).max(1);
+    let windows: Vec<_> = (0..count).map(|i| i * window..((i + 1) * window).min(tokens.len())).collect();
+    let open = |path: &Path, exporter| EvalModel::captured(exporter, path, window, high::dtype(a.dtype), load);
+    let mut subject = open(&a.subject, quantized(&a.subject, a)?)?;
+    let mut float = open(reference, Exporter::open(reference)?)?;
+    let bar = bar("comparing nodes {wide_bar} {pos}/{len} tokens  {eta}");
+    bar.set_length(windows.iter().map(|w| w.len() as u64).sum());
+    let found = compare_nodes(&mut subject, &mut float, tokens, &windows, &mut |done| {
+        bar.set_position(done as u64);
+        true
+    });
+    bar.finish_and_clear();
+    found.map_err(|e| anyhow::anyhow!("{}: {e}", a.subject.display()).into())
+}
+
+/// A checkpoint with the quantization of the flags.
+fn quantized(path: &Path, a: &EvalArgs) -> Result<Exporter<'static>, Failure> {
+    let exporter = Exporter::open(path)?.quantize_kv_cache(a.quantization.quantize_kv_cache);
+    let calibration = high::calibration(&a.calibration, a.calibration_state.as_deref())?;
+    Ok(exporter.quantize(high::recipe(&a.quantization)?).calibration(calibration))
+}
+
+/// A bar on a terminal, nothing elsewhere.
+pub(super) fn bar(style: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+/// Writes a file whole or not at all.
+pub(super) fn write(path: &Path, text: &str) -> Done {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(text.as_bytes()).map_err(|e| AtomicError::from_io(path, e))?;
+    file.commit()?;
+    Ok(())
+}
+
+/// A path without the folders before it.
+pub(super) fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
+}
+
+/// A line for each scored token.
+fn positions(e: &Evaluation) -> String {
+    let mut out = "nll,reference_nll,kl,delta_p,same_top\n".to_owned();
+    for p in &e.positions {
+        let _ = writeln!(out, "{},{},{},{},{}", p.nll, p.reference_nll, p.kl, p.delta_p, u8::from(p.same_top));
+    }
+    out
 }
 
 fn protocol(a: &EvalArgs) -> Result<Protocol, Failure> {
@@ -94,7 +174,8 @@ fn protocol(a: &EvalArgs) -> Result<Protocol, Failure> {
     }
 }
 
-fn text(path: &Path) -> Result<String, Failure> {
+/// A text file.
+pub(super) fn text(path: &Path) -> Result<String, Failure> {
     let bytes = read_limited(path, MAX_TEXT_BYTES)?;
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
@@ -122,16 +203,16 @@ fn is_kind(path: &Path, kind: FileKind) -> bool {
     bundle || FileKind::detect(&prefix, bytes.len()) == kind
 }
 
-/// A program, or a checkpoint captured for the windows.
+/// A program, or a checkpoint captured for the windows: with the quantization of the flags if it is the subject.
 fn open(
     path: &Path,
     a: &EvalArgs,
     protocol: Protocol,
     load: &LoadOptions,
-    recipe: Recipe,
+    is_subject: bool,
 ) -> Result<EvalModel, Failure> {
     if path.is_file() && is_program(path) {
-        if !recipe.is_none() {
+        if is_subject && (a.quantization.quantize_kv_cache || !high::recipe(&a.quantization)?.is_none()) {
             let reason =
                 format!("{} is a program, which is quantized when it is exported: give a checkpoint", path.display());
             return Err(Failure::Usage(reason));
@@ -139,27 +220,33 @@ fn open(
         let program = Program::open(path, &LoadOptions { data: a.data_paths.clone(), ..load.clone() })?;
         return Ok(EvalModel::from_program(program, &a.method_name)?);
     }
-    let calibration = high::calibration(&a.calibration, a.calibration_state.as_deref())?;
-    let exporter = Exporter::open(path)?.quantize(recipe).calibration(calibration);
+    let exporter = if is_subject { quantized(path, a)? } else { Exporter::open(path)? };
     Ok(EvalModel::from_exporter(exporter, path, protocol.window(), high::dtype(a.dtype), load)?)
 }
 
-fn table(a: &EvalArgs, tokenizer: &Tokenizer, e: &Evaluation) -> String {
+/// What was measured, and how: name and text.
+fn facts(a: &EvalArgs, tokenizer: &Tokenizer, e: &Evaluation) -> Vec<(String, String)> {
+    let left = if e.left_out > 0 { format!(", {} left out", number(e.left_out as u64)) } else { String::new() };
+    let bos =
+        e.bos.map_or_else(|| "no token of beginning added to windows".to_owned(), |b| format!("token {b} begins each"));
+    let rows = [
+        ("subject", Some(a.subject.display().to_string())),
+        ("reference", a.reference.as_ref().map(|r| r.display().to_string())),
+        ("quantized", high::recipe(&a.quantization).ok().filter(|r| !r.is_none()).map(|r| r.describe())),
+        ("text", Some(format!("{}: {} tokens{left}", a.text.display(), number(e.text_tokens as u64)))),
+        ("tokenizer", Some(tokenizer.kind().to_string())),
+        ("method", Some(format!("{}; {bos}", e.protocol))),
+        ("scored", Some(format!("{} tokens in {} windows", number(e.scored as u64), number(e.windows as u64)))),
+    ];
+    rows.into_iter().filter_map(|(name, text)| text.map(|t| (name.to_owned(), t))).collect()
+}
+
+fn table(facts: &[(String, String)], e: &Evaluation, nodes: Option<&[NodeError]>) -> String {
     let mut out = String::new();
     let mut row = |name: &str, text: String| {
         let _ = writeln!(out, "{name:<18} {text}");
     };
-    row("subject", a.subject.display().to_string());
-    if let Some(r) = &a.reference {
-        row("reference", r.display().to_string());
-    }
-    let left = if e.left_out > 0 { format!(", {} left out", number(e.left_out as u64)) } else { String::new() };
-    row("text", format!("{}: {} tokens{left}", a.text.display(), number(e.text_tokens as u64)));
-    row("tokenizer", tokenizer.kind().to_string());
-    let bos =
-        e.bos.map_or_else(|| "no token of beginning added to windows".to_owned(), |b| format!("token {b} begins each"));
-    row("method", format!("{}; {bos}", e.protocol));
-    row("scored", format!("{} tokens in {} windows", number(e.scored as u64), number(e.windows as u64)));
+    facts.iter().for_each(|(name, text)| row(name, text.clone()));
     row("perplexity", format!("{:.4} ± {:.4}", e.perplexity.value, e.perplexity.stderr));
     if let Some(d) = &e.divergence {
         let percent = |x: f64| 100.0 * x;
@@ -186,5 +273,32 @@ fn table(a: &EvalArgs, tokenizer: &Tokenizer, e: &Evaluation) -> String {
             ),
         );
     }
+    if let Some(nodes) = nodes {
+        node_table(&mut out, nodes);
+    }
     out
+}
+
+/// Nodes, a line each.
+fn node_table(out: &mut String, nodes: &[NodeError]) {
+    let width = |part: fn(&NodeError) -> usize| nodes.iter().map(part).max().unwrap_or(0);
+    let (paths, operators) = (width(|n| n.path.len()), width(|n| n.operator.len()));
+    let db = |v: f64| if v == f64::INFINITY { "exact".to_owned() } else { format!("{v:.1}") };
+    let _ = writeln!(
+        out,
+        "\n{:<paths$}  {:<operators$}  {:>7}  {:>7}  {:>9}  {:>10}",
+        "node", "operator", "own dB", "SQNR dB", "cosine", "max error"
+    );
+    for n in nodes {
+        let _ = writeln!(
+            out,
+            "{:<paths$}  {:<operators$}  {:>7}  {:>7}  {:>9.6}  {:>10.3e}",
+            n.path,
+            n.operator,
+            db(n.own_sqnr_db),
+            db(n.error.sqnr_db),
+            n.error.cosine,
+            n.error.max_abs
+        );
+    }
 }

@@ -40,6 +40,9 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
     if a.use_sdpa_with_kv_cache && !a.use_kv_cache {
         return Err(Failure::Usage("--use-sdpa-with-kv-cache needs --use-kv-cache (-kv)".to_owned()));
     }
+    if a.quantization.quantize_kv_cache && !a.use_sdpa_with_kv_cache {
+        return Err(Failure::Usage("--quantize-kv-cache needs --use-sdpa-with-kv-cache and -kv".to_owned()));
+    }
     if a.max_context_length < a.max_seq_length {
         return Err(Failure::Usage(format!(
             "--max-context-length is {}, expected at least --max-seq-length, which is {}",
@@ -65,6 +68,7 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
         .dtype(high::dtype(a.dtype_override))
         .kv_cache(a.use_kv_cache)
         .sdpa_with_kv_cache(a.use_sdpa_with_kv_cache)
+        .quantize_kv_cache(a.quantization.quantize_kv_cache)
         .dynamic_shape(!a.disable_dynamic_shape)
         .max_seq_length(a.max_seq_length)
         .max_context_length(a.max_context_length)

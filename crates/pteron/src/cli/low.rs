@@ -54,6 +54,15 @@ pub(super) enum Command {
                         tokens, token of beginning. Compare figures of one method, one tokenizer and one text."
     )]
     Eval(Box<EvalArgs>),
+    /// Rank layers by what quantizing each costs, and find a recipe that meets a divergence or a size
+    #[command(
+        long_about = "Rank layers by what quantizing each costs: each is quantized alone, all else in float, and the KL \
+                        divergence from the float model is measured on a text.\n\n\
+                        With --max-kl or --target-size a recipe is found that leaves layers float, those first that spare \
+                        the most divergence for their bytes, and measured; -o writes it. Static schemes need \
+                        --calibration-data, and are calibrated once."
+    )]
+    Sensitivity(Box<SensitivityArgs>),
     /// Call a method of a program with inputs from a JSON file
     #[command(long_about = "Call a method of a program with inputs from a JSON file.\n\n\
                         The file is a list of calls, a call a list of inputs, an input a number, a boolean or \
@@ -129,6 +138,9 @@ pub(super) struct QuantizationArgs {
     /// Embeddings: bits (2, 4 or 8) and columns of a group (0 for whole rows), such as 4,32
     #[arg(short = 'E', long, value_name = "BITS,GROUP")]
     pub(super) embedding_quantize: Option<String>,
+    /// Keep keys and values as 8-bit codes, with a scale for each token and head; needs --use-sdpa-with-kv-cache
+    #[arg(long)]
+    pub(super) quantize_kv_cache: bool,
     /// How the source transforms choose scales [default: hqq]
     #[arg(long, value_enum)]
     pub(super) weight_algorithm: Option<AlgorithmArg>,
@@ -450,7 +462,8 @@ pub(super) enum ProtocolArg {
 #[command(after_long_help = "Examples:\n  \
         pteron eval SmolLM2-135M-Instruct --text wiki.test.raw --window 2048\n  \
         pteron eval SmolLM2-135M-Instruct -qmode 8da4w -G 32 --reference SmolLM2-135M-Instruct --text wiki.test.raw\n  \
-        pteron eval smollm2.pte --reference SmolLM2-135M-Instruct --text wiki.test.raw --window 512 --windows 64")]
+        pteron eval smollm2.pte --reference SmolLM2-135M-Instruct --text wiki.test.raw --window 512 --windows 64\n  \
+        pteron eval SmolLM2-135M-Instruct -qmode 8da4w --reference SmolLM2-135M-Instruct --text wiki.test.raw --nodes --report page.html")]
 pub(super) struct EvalArgs {
     /// What is measured: a program (.pte or .bpte) or a checkpoint
     #[arg(value_name = "SUBJECT")]
@@ -476,6 +489,20 @@ pub(super) struct EvalArgs {
     /// Most windows [default: all of the text]
     #[arg(long, value_name = "N")]
     pub(super) windows: Option<usize>,
+    /// Compare the nodes of the quantized checkpoint with those of --reference as well, and print the N that add the most
+    /// noise [default: 20]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "20", requires = "reference")]
+    pub(super) nodes: Option<usize>,
+    /// Tokens of the text that nodes are compared on
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(super) node_tokens: usize,
+    /// Write a page of HTML with all figures; with --reference and two checkpoints, with each node's signal to noise, values
+    /// and ranges
+    #[arg(long, value_name = "FILE")]
+    pub(super) report: Option<PathBuf>,
+    /// Write what was measured at each scored token, as CSV: what a paired comparison of two models needs
+    #[arg(long, value_name = "FILE")]
+    pub(super) positions: Option<PathBuf>,
     /// Element type in which checkpoints are computed
     #[arg(short = 'd', long, value_enum, default_value = "fp32", ignore_case = true)]
     pub(super) dtype: ExportDType,
@@ -498,6 +525,54 @@ pub(super) struct EvalArgs {
     /// State file that `pteron calibrate -kv --use-sdpa-with-kv-cache` wrote, in the place of --calibration-data
     #[arg(long, value_name = "FILE", conflicts_with = "calibration_data", help_heading = "Calibration")]
     pub(super) calibration_state: Option<PathBuf>,
+}
+
+/// `pteron sensitivity`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+        pteron sensitivity SmolLM2-135M -qmode 8da4w -G 32 --text wiki.test.raw --max-kl 0.05 -o recipe.toml\n  \
+        pteron sensitivity SmolLM2-135M --pt2e-quantize qnn_8a8w --calibration-data text.txt --text wiki.test.raw --report page.html")]
+pub(super) struct SensitivityArgs {
+    /// Checkpoint: a Hugging Face folder, or a file of another kind that is read
+    #[arg(value_name = "CHECKPOINT")]
+    pub(super) checkpoint: PathBuf,
+    /// Text to measure on, UTF-8
+    #[arg(long, value_name = "FILE")]
+    pub(super) text: PathBuf,
+    /// Tokenizer: a file or the folder it is in [default: the checkpoint's]
+    #[arg(long, value_name = "PATH", alias = "tokenizer-path")]
+    pub(super) tokenizer: Option<PathBuf>,
+    /// Tokens of a window
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(super) window: usize,
+    /// Windows, from the beginning of the text: each layer is measured on all of them
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(super) windows: usize,
+    /// Find a recipe of at most this mean KL divergence from the float model, in nats
+    #[arg(long, value_name = "NATS", conflicts_with = "target_size")]
+    pub(super) max_kl: Option<f64>,
+    /// Find the best recipe whose constants take at most this size, such as 100MiB
+    #[arg(long, value_name = "SIZE", value_parser = super::sizes::bytes)]
+    pub(super) target_size: Option<u64>,
+    /// Write the recipe that was found
+    #[arg(short = 'o', long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// Layers that are printed, the dearest first; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub(super) top: usize,
+    /// Write a page of HTML
+    #[arg(long, value_name = "FILE")]
+    pub(super) report: Option<PathBuf>,
+    /// Element type in which the checkpoint is computed
+    #[arg(short = 'd', long, value_enum, default_value = "fp32", ignore_case = true)]
+    pub(super) dtype: ExportDType,
+    /// Print the figures as JSON on standard output
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) quantization: QuantizationArgs,
+    #[command(flatten)]
+    pub(super) calibration: CalibrationArgs,
 }
 
 /// `pteron exec`.

@@ -18,6 +18,7 @@ mod not_built;
 mod operators;
 mod output;
 mod run;
+mod sensitivity;
 mod sizes;
 mod tokenize;
 
@@ -76,6 +77,7 @@ fn dispatch(cli: Cli) -> Done {
         Some(Command::Calibrate(a)) => calibrate::run(&a),
         Some(Command::Run(a)) => run::run(&a),
         Some(Command::Eval(a)) => eval::run(&a),
+        Some(Command::Sensitivity(a)) => sensitivity::run(&a),
         Some(Command::Exec(a)) => exec::run(&a),
         Some(Command::Tokenize(a)) => tokenize::run(&a),
         Some(Command::Inspect(a)) => inspect::run(&a),

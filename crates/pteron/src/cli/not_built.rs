@@ -32,7 +32,6 @@ const FLAGS: &[NotBuilt] = &[
     flag("adapter-checkpoint", LORA),
     flag("adapter-config", LORA),
     flag("use-lora", LORA),
-    flag("quantize-kv-cache", KV),
     flag("static-quantize-kv-cache", KV),
     flag("static-quantize-kv-cache-scale", KV),
     flag("local-global-attention", "ring caches of local attention layers"),

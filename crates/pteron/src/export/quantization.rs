@@ -256,7 +256,7 @@ impl Exporter<'_> {
     }
 
     /// The calibration data, cut for the model.
-    fn data(&self, config: &ModelConfig) -> Result<CalibrationData, Error> {
+    pub(super) fn data(&self, config: &ModelConfig) -> Result<CalibrationData, Error> {
         let tokenizer = self.model_tokenizer()?.ok_or_else(|| {
             wrong(format!(
                 "{}: there is no tokenizer beside the weights, and calibration needs the model's own: give it with \
@@ -291,7 +291,7 @@ impl Exporter<'_> {
 
     /// The form of the model that is calibrated and measured: windows of `window` tokens in one call, the logits of all of
     /// them, attention and cache as in the exported form.
-    fn twin_options(&self, window: usize) -> BuildOptions {
+    pub(super) fn twin_options(&self, window: usize) -> BuildOptions {
         let longest = window + DYNAMIC_RESERVE;
         BuildOptions {
             dynamic_shape: true,
