@@ -11,6 +11,7 @@
 
 mod backend;
 mod error;
+mod inline;
 mod lift;
 mod lower;
 mod payload;
@@ -18,6 +19,7 @@ mod sizes;
 
 pub use backend::XnnpackBackend;
 pub use error::XnnpackError;
+pub use inline::inline;
 pub use lift::{METHOD, lift};
 pub use lower::{BACKEND, Refused, Report, Scope, lower};
 pub use payload::{

@@ -1,26 +1,35 @@
-//! Damaged payloads are refused or executed, and never bring the process down.
+//! Damaged payloads are refused or executed, and never bring the process down: on the harness of `pteron_testkit`.
 
 mod common;
 
+use std::sync::{Arc, OnceLock};
+
 use common::{Graph, NodeSpec, Slot, delegates, ids};
-use std::sync::Arc;
-
-use pteron_exec::DelegateFactory;
-use pteron_exec::{Context, Fuel};
+use pteron_exec::{Context, DelegateFactory, Fuel};
 use pteron_ir::Delegate;
-use pteron_tensor::{DType, Shape, Tensor, ViewMut};
-use pteron_xnnpack::{Payload, XnnpackBackend};
+use pteron_tensor::{DType, Shape, SharedSource, Tensor, ViewMut};
+use pteron_testkit::hostile::{self, Counting, Field, Kind, Limits, Seed, walk};
+use pteron_xnnpack::{Datatype, Payload, XnnpackBackend};
 
-/// Xorshift: the same damage in every run.
-struct Random(u64);
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % n.max(1) as u64).unwrap()
-    }
+/// Programs whose payloads are damaged: f32, 4-bit groups, 8 bits and 4 bits a channel, float operators.
+const PROGRAMS: [&str; 6] = [
+    "micro/m_mlp_xnn.pte",
+    "v6_kv_sdpa_xnn_fp32.pte",
+    "v4_8da4w_xnn.pte",
+    "v4b_8da4w_xnn_ext.pte",
+    "v5_pt2e_xnn_dyn.pte",
+    "v5b_pt2e_xnn_dyn_qc4.pte",
+];
+
+type NamedData = Vec<(Box<str>, SharedSource)>;
+
+/// Named data of all these programs.
+fn named_data() -> &'static NamedData {
+    static ALL: OnceLock<NamedData> = OnceLock::new();
+    ALL.get_or_init(|| PROGRAMS.iter().flat_map(|p| delegates(p).swap_remove(0).named_data).collect())
 }
 
 /// A graph with lists, constants and ten kinds of nodes.
@@ -73,71 +82,78 @@ fn varied() -> Delegate {
     .delegate()
 }
 
-/// Prepares and, if that works, executes; gives how far it came: 0 refused, 1 prepared, 2 executed.
-fn attempt(d: &Delegate) -> usize {
-    let Ok(payload) = Payload::parse(&d.payload) else { return 0 };
-    let Ok(mut instance) =
-        XnnpackBackend::new().with_max_memory(1 << 20).prepare(d, &Arc::new(Context::new(1)), u64::MAX)
-    else {
-        return 0;
+/// Parses, lifts, plans and executes a payload under limits. `Ok` means that it was planned.
+fn payload(bytes: &[u8]) -> Result<(), String> {
+    let parsed = Payload::parse(bytes).map_err(|e| e.to_string())?;
+    let d = Delegate {
+        backend: "XnnpackBackend".into(),
+        payload: bytes.into(),
+        compile_specs: Vec::new(),
+        named_data: named_data().clone(),
     };
+    let backend = XnnpackBackend::new().with_max_memory(8 << 20);
+    let mut instance = backend.prepare(&d, &Arc::new(Context::new(1)), u64::MAX)?;
     let mut inputs = Vec::new();
-    for &i in &payload.inputs {
-        let sizes: Vec<usize> = payload.values[i].dims.iter().map(|&d| d as usize).collect();
-        if sizes.iter().product::<usize>() > 1 << 16 {
-            return 1;
-        }
-        inputs.push(Tensor::zeros(DType::F32, &sizes).unwrap());
+    for v in parsed.inputs.iter().filter_map(|&i| parsed.values.get(i)) {
+        let sizes: Vec<usize> = v.dims.iter().map(|&d| (d as usize).min(5)).collect();
+        let dtype = match v.datatype {
+            Datatype::QInt8 => DType::I8,
+            Datatype::QUint8 => DType::U8,
+            _ => DType::F32,
+        };
+        inputs.push(Tensor::zeros(dtype, &sizes).map_err(|e| e.to_string())?);
     }
     let views: Vec<_> = inputs.iter().map(Tensor::view).collect();
     let declared: Vec<Shape> =
-        payload.outputs.iter().map(|&i| payload.values[i].dims.iter().map(|&d| d as usize).collect()).collect();
-    let Ok(sizes) = instance.output_sizes(&views, &declared) else { return 1 };
-    let mut outputs: Vec<Tensor> = sizes.iter().map(|s| Tensor::zeros(DType::F32, s).unwrap()).collect();
-    let mut out: Vec<ViewMut<'_>> = outputs.iter_mut().map(Tensor::view_mut).collect();
-    if instance.execute(&views, &mut out, &mut Fuel::new(Some(50_000_000))).is_ok() { 2 } else { 1 }
+        parsed.outputs.iter().map(|&i| parsed.values[i].dims.iter().map(|&d| d as usize).collect()).collect();
+    let run = || -> Result<(), String> {
+        let sizes = instance.output_sizes(&views, &declared)?;
+        let outputs: Result<Vec<Tensor>, _> = sizes.iter().map(|s| Tensor::zeros(DType::F32, s)).collect();
+        let mut outputs = outputs.map_err(|e| e.to_string())?;
+        let mut out: Vec<ViewMut<'_>> = outputs.iter_mut().map(Tensor::view_mut).collect();
+        instance.execute(&views, &mut out, &mut Fuel::new(Some(2_000_000)))
+    };
+    // What a call says is a result like another, as long as it says something.
+    let mut run = run;
+    if let Err(e) = run() {
+        assert!(!e.is_empty());
+    }
+    Ok(())
+}
+
+fn seed(name: &str, bytes: &[u8]) -> Seed {
+    let at = u32::from_le_bytes(bytes[10..14].try_into().unwrap()) as usize;
+    let mut fields = walk::flatbuffer(bytes, at);
+    fields.push(Field::new("header length", 8, 2, Kind::Int));
+    for (what, at, width) in [("graph", 10, 4), ("graph", 14, 4), ("constants", 18, 4), ("constants", 22, 8)] {
+        fields.push(Field::new(what, at, width, Kind::Int));
+    }
+    Seed::new(name, bytes.to_vec(), fields, bytes.len())
+}
+
+fn seeds() -> Vec<Seed> {
+    let mut all = vec![seed("varied", &varied().payload)];
+    for p in PROGRAMS {
+        // The first two payloads of a language model are of different kinds; the others repeat them.
+        all.extend(delegates(p).iter().take(2).map(|d| seed(p, &d.payload)));
+    }
+    all
 }
 
 #[test]
-fn damaged_payloads_never_panic() {
-    let sources =
-        [delegates("micro/m_mlp_xnn.pte").remove(0), varied(), delegates("v6_kv_sdpa_xnn_fp32.pte").remove(0)];
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let mut counts = [0usize; 3];
-    for d in &sources {
-        assert_eq!(attempt(d), 2);
-    }
-    for round in 0..3000 {
-        let mut d = sources[round % sources.len()].clone();
-        let mut bytes = d.payload.to_vec();
-        for _ in 0..=random.below(3) {
-            let at = random.below(bytes.len());
-            match random.below(5) {
-                0 => bytes[at] = u8::try_from(random.below(256)).unwrap(),
-                1 => bytes[at] ^= 1 << random.below(8),
-                2 => bytes[at] = [0, 1, 127, 128, 255][random.below(5)],
-                3 => {
-                    let word = [0u32, 1, 7, 0x7fff_ffff, 0x8000_0000, u32::MAX][random.below(6)];
-                    let at = at / 4 * 4;
-                    if let Some(to) = bytes.get_mut(at..at + 4) {
-                        to.copy_from_slice(&word.to_le_bytes());
-                    }
-                }
-                _ => bytes.truncate(at.max(1)),
-            }
-        }
-        d.payload = bytes.into();
-        counts[attempt(&d)] += 1;
-    }
-    // Damage is found, and part of it changes nothing that matters: both paths are taken.
-    assert!(counts[0] > 1000 && counts[2] > 100, "{counts:?}");
+fn mutants() {
+    // A kernel may keep tiles on the stack.
+    let limits = Limits { stack: 1 << 20, ..Limits::default() };
+    let tally = hostile::mutants_within("payload", seeds(), limits, payload);
+    assert!(tally.accepted > 100 && tally.refused > 500, "{tally:?}");
 }
 
 #[test]
 fn every_prefix_is_refused() {
-    let d = delegates("micro/m_mlp_xnn.pte").remove(0);
+    let d = delegates("v4_8da4w_xnn.pte").remove(0);
+    let seed = seed("v4", &d.payload);
+    // Behind the graph there is padding.
     let size = u32::from_le_bytes(d.payload[14..18].try_into().unwrap()) as usize;
-    for n in 0..32 + size {
-        assert!(Payload::parse(&d.payload[..n]).is_err(), "{n} bytes");
-    }
+    let tally = hostile::truncations("payload_prefix", &seed, |n| n >= 32 + size, payload);
+    assert!(tally.refused > 1000, "{tally:?}");
 }

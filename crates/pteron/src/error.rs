@@ -40,6 +40,14 @@ pub enum Error {
         /// What was measured.
         evaluation: Box<crate::calibration::ExportEvaluation>,
     },
+    /// What a backend cannot take.
+    #[error("{backend}: {reason}")]
+    Backend {
+        /// Its id in programs.
+        backend: String,
+        /// A sentence.
+        reason: String,
+    },
     /// A checkpoint, or another file, cannot be read.
     #[error(transparent)]
     Checkpoint(Box<CheckpointError>),

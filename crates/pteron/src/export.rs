@@ -19,6 +19,7 @@ use pteron_quant::moments::Moments;
 use pteron_quant::recipe::Recipe;
 use pteron_tensor::DType;
 
+use crate::backend::{self, PartitionReport, Xnnpack};
 use crate::calibration::{CalibrationOptions, EvaluationOptions, hash};
 use crate::error::Error;
 use crate::host::MemorySampler;
@@ -83,9 +84,11 @@ pub struct ExportReport {
     pub dtype: String,
     /// What was quantized; `None` for a float program.
     pub quantization: Option<QuantizationReport>,
+    /// What a backend took; `None` for a portable program.
+    pub partition: Option<PartitionReport>,
     /// Elements of all weights.
     pub parameters: u64,
-    /// Bytes of constants in the program.
+    /// Bytes of constants in the program, those of delegates among them.
     pub weight_bytes: u64,
     /// Bytes of the file.
     pub file_bytes: u64,
@@ -125,6 +128,7 @@ pub struct Exporter<'p> {
     calibration: CalibrationOptions,
     evaluation: EvaluationOptions,
     bare: bool,
+    xnnpack: Option<Xnnpack>,
     progress: Option<Box<dyn FnMut(Progress) + 'p>>,
     started: Instant,
 }
@@ -167,6 +171,7 @@ impl<'p> Exporter<'p> {
             calibration: CalibrationOptions::default(),
             evaluation: EvaluationOptions::default(),
             bare: false,
+            xnnpack: None,
             progress: None,
             started: Instant::now(),
         }
@@ -261,6 +266,13 @@ impl<'p> Exporter<'p> {
     #[must_use]
     pub fn moments(mut self, moments: Arc<Moments>) -> Self {
         self.moments = Some(moments);
+        self
+    }
+
+    /// What of the model goes to XNNPACK; nothing by default.
+    #[must_use]
+    pub fn xnnpack(mut self, xnnpack: Option<Xnnpack>) -> Self {
+        self.xnnpack = xnnpack;
         self
     }
 
@@ -366,17 +378,23 @@ impl<'p> Exporter<'p> {
 
     fn lower(&mut self) -> Result<Lowered, Error> {
         let mut warnings = self.checkpoint.warnings().to_vec();
-        let Captured { module, config, parameters, quantization } = self.capture(&mut warnings)?;
+        let Captured { module, config, parameters, quantization, partition } = self.capture(&mut warnings)?;
         self.tell(Progress::Emitting);
         let emitted = emit(&module, &EmitOptions::default())?;
         let methods = module.graphs.iter().map(|g| g.name.clone()).collect();
-        Ok(Lowered { emitted, methods, config, parameters, quantization, warnings })
+        Ok(Lowered { emitted, methods, config, parameters, quantization, partition, warnings })
     }
 
     fn capture(&mut self, warnings: &mut Vec<String>) -> Result<Captured, Error> {
         let mut captured = self.build(warnings)?;
         self.tell(Progress::Lowering);
-        quantize::lower(&mut captured.module)?;
+        match self.xnnpack {
+            None => quantize::lower(&mut captured.module)?,
+            Some(x) => {
+                let context = pteron_exec::Context::new(crate::host::default_threads());
+                captured.partition = Some(backend::lower(&mut captured.module, x, &context, quantize::lower)?);
+            }
+        }
         Ok(captured)
     }
 
@@ -395,7 +413,7 @@ impl<'p> Exporter<'p> {
         let parameters =
             pteron_models::parameters(&config).iter().map(|p| p.shape.iter().map(|&d| d as u64).product::<u64>()).sum();
         let quantization = self.quantize_module(&mut module, &config, &weights, warnings)?;
-        Ok(Captured { module, config, parameters, quantization })
+        Ok(Captured { module, config, parameters, quantization, partition: None })
     }
 
     /// The configuration, and the options checked against it.
@@ -466,7 +484,8 @@ impl<'p> Exporter<'p> {
         sampler: MemorySampler,
     ) -> ExportReport {
         let operators = lowered.operators();
-        let Lowered { emitted, methods, config, parameters, quantization, warnings } = lowered;
+        let Lowered { emitted, methods, config, parameters, quantization, partition, warnings } = lowered;
+        let delegated = partition.as_ref().map_or(0, |p| p.weight_bytes);
         let arenas = || emitted.report.methods.iter().flat_map(|m| &m.arenas);
         ExportReport {
             path: path.map(Path::to_owned),
@@ -474,8 +493,9 @@ impl<'p> Exporter<'p> {
             architecture: config.architecture.model_type().to_owned(),
             dtype: self.options.dtype.to_string(),
             quantization,
+            partition,
             parameters,
-            weight_bytes: emitted.report.constant_bytes,
+            weight_bytes: emitted.report.constant_bytes.saturating_add(delegated),
             file_bytes: emitted.file.total_len,
             arena_bytes: arenas().map(|a| a.bytes).sum(),
             executorch_arena_bytes: arenas().map(|a| a.executorch_bytes).sum(),
@@ -496,6 +516,7 @@ struct Lowered {
     config: ModelConfig,
     parameters: u64,
     quantization: Option<QuantizationReport>,
+    partition: Option<PartitionReport>,
     warnings: Vec<String>,
 }
 
@@ -536,6 +557,7 @@ struct Captured {
     config: ModelConfig,
     parameters: u64,
     quantization: Option<QuantizationReport>,
+    partition: Option<PartitionReport>,
 }
 
 /// What is odd about a tokenizer of `pieces` tokens for a model of `vocab` rows: more pieces than rows, or less than nine

@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+mod backend;
 pub mod bench;
 pub mod bundled;
 pub mod calibration;
@@ -38,6 +39,7 @@ mod program;
 pub mod quantize;
 mod text;
 
+pub use backend::{PartitionReport, Undelegated, Xnnpack};
 pub use error::{Error, short};
 pub use eval::{EvalModel, compare_nodes};
 pub use export::{
@@ -59,3 +61,4 @@ pub use pteron_program as program_format;
 pub use pteron_pte as pte;
 pub use pteron_quant as quant;
 pub use pteron_tensor as tensor;
+pub use pteron_xnnpack as xnnpack;

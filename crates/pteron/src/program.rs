@@ -264,7 +264,8 @@ impl Program {
     }
 
     fn plan(path: PathBuf, lifted: Lifted, options: &LoadOptions) -> Result<Program, Error> {
-        let Lifted { module, io, notes } = lifted;
+        let Lifted { mut module, io, notes } = lifted;
+        pteron_xnnpack::inline(&mut module);
         let mut session = SessionOptions::on(host::threads(options.threads, &options.cpus));
         session.max_memory = options.max_memory.or_else(host::physical_memory).unwrap_or(u64::MAX);
         session.fuel = options.max_operations;

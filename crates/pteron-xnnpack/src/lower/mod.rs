@@ -183,13 +183,14 @@ fn lower_graphs(
         let body = graph.body_id();
         graph.regions[body].nodes.clear();
         let mut ids: Vec<Option<Made>> = made.into_iter().map(Some).collect();
+        let mut renamed = BTreeMap::new();
         for step in plan.order {
             match step {
                 schedule::Step::Node(n) => graph.regions[body].nodes.push(n),
                 schedule::Step::Partition(i) => {
                     let Some(made) = ids.get_mut(i).and_then(Option::take) else { continue };
                     let id = delegate(module, &made, &constants, &keys)?;
-                    call(graph, id, &made);
+                    call(graph, id, &made, &mut renamed);
                 }
             }
         }
@@ -218,13 +219,14 @@ fn delegate(
     Ok(module.delegates.push(Delegate { backend: BACKEND.into(), payload, compile_specs: Vec::new(), named_data }))
 }
 
-/// Adds the call at the end of the body and gives readers its results.
-fn call(graph: &mut Graph, id: DelegateId, made: &Made) {
+/// Adds the call at the end of the body and gives readers its results. `renamed` are the results of earlier calls.
+fn call(graph: &mut Graph, id: DelegateId, made: &Made, renamed: &mut BTreeMap<ValueId, ValueId>) {
     let types: Vec<Type> = made.outputs.iter().map(|&v| graph.ty(v).clone()).collect();
-    let args = made.inputs.iter().map(|&v| Arg::Value(v));
+    let args: Vec<Arg> = made.inputs.iter().map(|v| Arg::Value(renamed.get(v).copied().unwrap_or(*v))).collect();
     let n = graph.add_node(graph.body_id(), Op::Delegate, args, types, Extra::Delegate(id), made.path);
     let new = graph.nodes[n].outputs.clone();
     for (&old, &new) in made.outputs.iter().zip(&new) {
         graph.replace_uses(old, new);
+        renamed.insert(old, new);
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pteron::llm::metadata::ModelMetadata;
 use pteron::models::{ModelError, parse_metadata};
-use pteron::{Error, ExportReport, Exporter, Progress};
+use pteron::{Error, ExportReport, Exporter, Progress, Xnnpack};
 
 use super::high;
 use super::low::ExportArgs;
@@ -64,6 +64,7 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
             metadata
         }
     };
+    let recipe = high::recipe(&a.quantization)?;
     let mut exporter = Exporter::open(checkpoint)?
         .dtype(high::dtype(a.dtype_override))
         .kv_cache(a.use_kv_cache)
@@ -74,7 +75,8 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
         .max_context_length(a.max_context_length)
         .full_logits(a.generate_full_logits)
         .allow_unexpected(a.allow_unexpected)
-        .quantize(high::recipe(&a.quantization)?)
+        .xnnpack(xnnpack(a, recipe.base.pt2e.as_deref())?)
+        .quantize(recipe)
         .calibration(high::calibration(&a.calibration, a.calibration_state.as_deref())?)
         .evaluation(high::gate(&a.gate)?)
         .bare(a.bare);
@@ -100,6 +102,21 @@ fn print_plan(a: &ExportArgs, exporter: Exporter<'_>) -> Done {
     }
     let plan = exporter.plan().map_err(failure)?;
     put(&format!("{recipe}\n{plan}"))
+}
+
+/// What goes to XNNPACK: as the flags say, and where `export_llama` gives it a PT2E scheme's linear layers by itself.
+fn xnnpack(a: &ExportArgs, pt2e: Option<&str>) -> Result<Option<Xnnpack>, Failure> {
+    let of_xnnpack = |list: &str| list.split(',').any(|name| name.trim().starts_with("xnnpack"));
+    let by_itself = !a.no_xnnpack && pt2e.is_some_and(of_xnnpack);
+    let on = a.xnnpack || by_itself;
+    if a.xnnpack_extended_ops && !on {
+        return Err(Failure::Usage("--xnnpack-extended-ops needs --xnnpack (-X)".to_owned()));
+    }
+    if a.require_full_delegation && !on {
+        return Err(Failure::Usage("--require-full-delegation needs a backend: --xnnpack (-X)".to_owned()));
+    }
+    let (extended_ops, require_full_delegation) = (a.xnnpack_extended_ops, a.require_full_delegation);
+    Ok(on.then_some(Xnnpack { extended_ops, require_full_delegation }))
 }
 
 /// An option out of range is wrong usage. Options have the names of the flags, but for the spelling.
@@ -222,6 +239,17 @@ pub(super) fn summary(r: &ExportReport) -> String {
     }
     if !r.missing_operators.is_empty() {
         row("not in ExecuTorch", r.missing_operators.join(", "));
+    }
+    if let Some(p) = &r.partition {
+        let taken: usize = p.delegated.iter().map(|(_, n)| n).sum();
+        row("delegated", format!("{} nodes in {} delegates to {}", number(taken as u64), p.delegates, p.backend));
+        if p.dynamic_layers > 0 {
+            let n = number(p.dynamic_layers as u64);
+            row("", format!("{n} layers quantize activations by {}'s rule, row by row", p.backend));
+        }
+        for u in &p.undelegated {
+            row("  stays", format!("{} {}: {}", number(u.count as u64), u.operator, u.reason));
+        }
     }
     row("parameters", number(r.parameters));
     row("file size", format!("{} ({} of constants)", bytes(r.file_bytes), bytes(r.weight_bytes)));

@@ -17,6 +17,7 @@ use serde_json::{Value as Json, json};
 
 use super::low::{InspectArgs, RuntimeArg};
 use super::output::{Done, Failure, bytes, number, put, put_json, say};
+use super::payloads;
 
 /// What a path holds, as far as this command tells apart.
 enum What {
@@ -89,6 +90,9 @@ fn program(a: &InspectArgs) -> Done {
     let lacks = a.runtime.map(|r| (r, missing(&file, r)));
     if a.json {
         let mut value = program_json(&s);
+        if let Json::Object(o) = &mut value {
+            o.insert("payloads".into(), payloads::json(&payloads::of(&file)));
+        }
         if let (Json::Object(o), Some(cases)) = (&mut value, &cases) {
             o.insert("test_cases".into(), cases.iter().map(|(m, n)| json!({"method": m, "cases": n})).collect());
         }
@@ -102,6 +106,7 @@ fn program(a: &InspectArgs) -> Done {
         put_json(&value)?;
     } else {
         let mut out = program_text(&s);
+        out.push_str(&payloads::text(&payloads::of(&file)));
         for (method, n) in cases.iter().flatten() {
             let _ = writeln!(out, "\ntest cases of {method}: {n}");
         }

@@ -284,6 +284,19 @@ pub(super) struct ExportArgs {
     /// Logits of all tokens of a call, not only of the last
     #[arg(long)]
     pub(super) generate_full_logits: bool,
+    /// Give linear layers to XNNPACK: dynamically quantized ones and those of f32; on by itself with a PT2E scheme of linear
+    /// layers for XNNPACK, as in export_llama
+    #[arg(short = 'X', long)]
+    pub(super) xnnpack: bool,
+    /// Give float operators to XNNPACK too; needs --xnnpack
+    #[arg(long)]
+    pub(super) xnnpack_extended_ops: bool,
+    /// Keep a program portable that --pt2e-quantize would give to XNNPACK
+    #[arg(long, conflicts_with_all = ["xnnpack", "xnnpack_extended_ops"])]
+    pub(super) no_xnnpack: bool,
+    /// Fail if a linear layer cannot be given to the backend
+    #[arg(long)]
+    pub(super) require_full_delegation: bool,
     /// Further constant methods: a JSON object such as {"get_bos_id": 1, "get_eos_ids": [2, 3]}
     #[arg(short = 'm', long, value_name = "JSON")]
     pub(super) metadata: Option<String>,

@@ -17,6 +17,7 @@ mod low;
 mod not_built;
 mod operators;
 mod output;
+mod payloads;
 mod run;
 mod sensitivity;
 mod sizes;

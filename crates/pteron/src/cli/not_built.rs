@@ -50,8 +50,6 @@ const FLAGS: &[NotBuilt] = &[
     flag("output-prune-map", PRUNE),
     flag("input-prune-map", PRUNE),
     flag("expand-rope-table", "the expanded table of rotary positions"),
-    short("xnnpack", 'X', "lowering to the XNNPACK backend"),
-    flag("xnnpack-extended-ops", "lowering to the XNNPACK backend"),
     short("vulkan", 'V', VULKAN),
     flag("vulkan-force-fp16", VULKAN),
     flag("mps", "the MPS backend"),
