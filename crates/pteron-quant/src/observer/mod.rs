@@ -55,7 +55,8 @@ pub enum ObserverState {
         /// Largest value.
         max: f32,
     },
-    /// Least and largest value of each step, in order. The average is replayed from them, so that shards merge exactly.
+    /// Least and largest value of each step, in order. Averages, and the ranges of concatenations, are replayed from them, so
+    /// that shards merge exactly.
     Steps(Vec<(f32, f32)>),
     /// Ranges of blocks or channels; `None` before the first step.
     Blocks(Option<BlockRanges>),
@@ -85,10 +86,8 @@ impl Observer {
     pub fn new(spec: &QuantizationSpec) -> Result<Observer, SpecError> {
         spec.validate()?;
         let state = match spec.observer.kind {
-            ObserverKind::MinMax | ObserverKind::Concat => {
-                ObserverState::Range { min: f32::INFINITY, max: f32::NEG_INFINITY }
-            }
-            ObserverKind::MovingAverageMinMax => ObserverState::Steps(Vec::new()),
+            ObserverKind::MinMax => ObserverState::Range { min: f32::INFINITY, max: f32::NEG_INFINITY },
+            ObserverKind::MovingAverageMinMax | ObserverKind::Concat => ObserverState::Steps(Vec::new()),
             ObserverKind::PerChannelMinMax
             | ObserverKind::PerChannelParam
             | ObserverKind::PerChannelParamWithLossEvaluation
@@ -290,6 +289,10 @@ impl Observer {
         Ok(match &self.state {
             ObserverState::Range { min, max } if min <= max => vec![(*min, *max)],
             ObserverState::Range { .. } => return Err(none()),
+            ObserverState::Steps(steps) if self.spec.observer.kind == ObserverKind::Concat => {
+                let union = |a: (f32, f32), b: (f32, f32)| (a.0.min(b.0), a.1.max(b.1));
+                vec![steps.iter().copied().reduce(union).ok_or_else(none)?]
+            }
             ObserverState::Steps(steps) => vec![moving_average(constant, steps).ok_or_else(none)?],
             ObserverState::Blocks(ranges) => ranges.as_ref().ok_or_else(none)?.pairs().collect(),
             ObserverState::BlockSteps(steps) => {

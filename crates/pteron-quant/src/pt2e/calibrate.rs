@@ -46,11 +46,19 @@ impl<'p> Calibration<'p> {
         self
     }
 
-    /// Feeds the graph's inputs, which no node gives: call it before each run, with the same inputs.
+    /// Feeds what no node gives: the graph's inputs, and constants that share the observer of a computed tensor. Call it before
+    /// each run, with the same inputs.
     ///
     /// # Errors
     /// [`ObserveError`] naming the tensor.
     pub fn inputs(&mut self, graph: &Graph, inputs: &[Value]) -> Result<(), ObserveError> {
+        let PreparedGraph { slots, again, .. } = &mut *self.prepared;
+        for &(slot, low, high) in again.iter().filter(|_| !self.counting) {
+            let slot = &mut slots[slot.0 as usize];
+            if let Some(observer) = &mut slot.observer {
+                observer.observe(&slot.label, &[2], &[low, high])?;
+            }
+        }
         for (&value, given) in graph.inputs.iter().zip(inputs) {
             self.observe(value, &given.as_ref())?;
         }
@@ -125,7 +133,9 @@ impl NodeHook for Calibration<'_> {
     }
 }
 
-/// Feeds the observers of constants: weights, once. A shared observer of several constants sees each.
+/// Feeds the observers of constants: weights, once. A shared observer of several constants sees each. A moving average that
+/// computed tensors share with a constant, as an embedding's rows do with its table, sees the constant at each step anew, as in
+/// PT2E ([`Calibration::inputs`]).
 ///
 /// # Errors
 /// [`QuantizeError`] naming the constant that cannot be read, or that holds a NaN.
@@ -154,10 +164,18 @@ pub fn observe_constants(module: &Module, graph: &Graph, prepared: &mut Prepared
         let failed = |e: pteron_tensor::SourceError| QuantizeError::Source { reason: e.to_string() };
         let bytes = read_all(CastSource::wrap(source.clone(), DType::F32).as_ref()).map_err(failed)?;
         let data: &[f32] = bytemuck::cast_slice(&bytes);
-        for slot in slots {
-            let slot = &mut prepared.slots[slot.0 as usize];
-            if let Some(observer) = &mut slot.observer {
+        for id in slots {
+            let shared = prepared.observed_values(graph, id) > 0;
+            let slot = &mut prepared.slots[id.0 as usize];
+            let Some(observer) = &mut slot.observer else { continue };
+            if !(shared && matches!(observer.state(), ObserverState::Steps(_))) {
                 observer.observe(&slot.label, source.shape(), data)?;
+                continue;
+            }
+            let mut once = Observer::new(observer.spec())?;
+            once.observe(&slot.label, source.shape(), data)?;
+            if let ObserverState::Steps(steps) = once.state() {
+                prepared.again.extend(steps.iter().map(|&(low, high)| (id, low, high)));
             }
         }
     }

@@ -10,23 +10,13 @@ use pteron_tensor::{AlignedBytes, CastSource, DType, MemorySource};
 
 use super::QuantizeError;
 use super::codes::CodesSource;
-use super::prepare::{PreparedGraph, Slot, SlotId, value_at};
+use super::params::{SlotParams, parameters};
+use super::prepare::{PreparedGraph, SlotId};
 use crate::annotation::Point;
 use crate::error::TensorLabel;
-use crate::groups::{GroupId, GroupSpec};
-use crate::observer::{Layout, QuantParams, ZeroPoint, bias_qparams};
-use crate::spec::{DeriveQParams, DerivedQuantizationSpec, ObserverKind, QuantizationSpec};
-
-/// How the parameters of a slot come about.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SlotParams {
-    /// Known now.
-    Static(Arc<QuantParams>),
-    /// Chosen at run time, from each tensor.
-    Dynamic,
-    /// Stays float: a placeholder that is not dynamic, an observer without parameters.
-    Float,
-}
+use crate::groups::GroupSpec;
+use crate::observer::{Layout, QuantParams, ZeroPoint};
+use crate::spec::QuantizationSpec;
 
 /// The parameters that were chosen.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,112 +27,6 @@ pub struct Converted {
     pub quantized: usize,
     /// Constants that became codes.
     pub folded: usize,
-}
-
-/// The parameters of every slot, derived ones after those they are derived from.
-///
-/// # Errors
-/// [`QuantizeError::Observe`] for an observer that saw no data, naming the tensor; a bias that does not fit.
-pub fn parameters(graph: &Graph, prepared: &PreparedGraph) -> Result<Vec<SlotParams>, QuantizeError> {
-    let mut known = vec![None; prepared.slots.len()];
-    // QNN's observer of a concatenation gives its range to the observers of all inputs, at each step anew.
-    for concat in &prepared.concats {
-        let of = |id: SlotId| (prepared.slot(id).observer.as_ref(), &prepared.slot(id).label);
-        let (Some(output), label) = of(concat.output) else { continue };
-        let &[range] = output.ranges(label)?.as_slice() else { continue };
-        for &input in &concat.inputs {
-            if let (Some(observer), label) = of(input) {
-                known[input.0 as usize] = Some(SlotParams::Static(Arc::new(observer.qparams_of(label, range)?)));
-            }
-        }
-    }
-    complete(graph, prepared, known)
-}
-
-/// The parameters of every slot; `known` has some of them already, and a slot that was not calibrated is an error.
-pub(super) fn parameters_where(
-    graph: &Graph,
-    prepared: &PreparedGraph,
-    known: Vec<Option<SlotParams>>,
-) -> Result<Vec<SlotParams>, QuantizeError> {
-    for (slot, known) in prepared.slots.iter().zip(&known) {
-        if known.is_none() && slot.observer.as_ref().is_some_and(|o| !o.has_data()) {
-            let (graph, label) = (graph.name.clone(), slot.label.to_string());
-            return Err(QuantizeError::NoEncoding { graph, label });
-        }
-    }
-    complete(graph, prepared, known)
-}
-
-fn complete(
-    graph: &Graph,
-    prepared: &PreparedGraph,
-    known: Vec<Option<SlotParams>>,
-) -> Result<Vec<SlotParams>, QuantizeError> {
-    let mut out: Vec<SlotParams> = known.iter().map(|k| k.clone().unwrap_or(SlotParams::Float)).collect();
-    for &id in &prepared.order {
-        if known[id.0 as usize].is_some() {
-            continue;
-        }
-        let slot = prepared.slot(id);
-        out[id.0 as usize] = match (&slot.spec, &slot.observer) {
-            (GroupSpec::Observed(s), _) if s.is_dynamic => SlotParams::Dynamic,
-            (GroupSpec::Observed(s), _)
-                if matches!(
-                    s.observer.kind,
-                    ObserverKind::Placeholder
-                        | ObserverKind::AffineQuantizedPlaceholder
-                        | ObserverKind::Noop
-                        | ObserverKind::Recording
-                ) =>
-            {
-                SlotParams::Float
-            }
-            (GroupSpec::Derived(spec, from), _) => {
-                SlotParams::Static(Arc::new(derived(graph, slot, spec, from, &out)?))
-            }
-            (_, Some(observer)) => SlotParams::Static(Arc::new(observer.calculate_qparams(&slot.label)?)),
-            (_, None) => SlotParams::Float,
-        };
-    }
-    Ok(out)
-}
-
-/// A bias's parameters.
-fn derived(
-    graph: &Graph,
-    slot: &Slot,
-    spec: &DerivedQuantizationSpec,
-    from: &[GroupId],
-    params: &[SlotParams],
-) -> Result<QuantParams, QuantizeError> {
-    let known = |i: usize| match from.get(i).map(|g| &params[g.0 as usize]) {
-        Some(SlotParams::Static(p)) => Some(p.clone()),
-        _ => None,
-    };
-    let unsupported = |reason: &str| QuantizeError::Unsupported {
-        graph: graph.name.clone(),
-        label: slot.label.to_string(),
-        reason: reason.to_owned(),
-    };
-    let DeriveQParams::Bias { repeat } = spec.derive;
-    let (Some(activation), Some(weight)) = (known(0), known(1)) else {
-        let reason = "its scale follows from an activation and a weight with static scales, and they have none";
-        return Err(unsupported(reason));
-    };
-    let channels = channels(graph, slot).unwrap_or(0);
-    let params = bias_qparams(&activation, &weight, channels, repeat, spec.format()?);
-    params.ok_or_else(|| unsupported("the weight's scales do not divide into its channels"))
-}
-
-/// Elements of the tensor that the first edge of a slot reads: a bias's channels.
-fn channels(graph: &Graph, slot: &Slot) -> Option<usize> {
-    slot.members.iter().find_map(|p| {
-        let Point::Edge { user, input } = p else { return None };
-        let node = graph.nodes.values().find(|n| n.handle == *user)?;
-        let dims = graph.ty(value_at(node, *input)?).as_tensor()?.fixed_sizes()?;
-        Some(dims.iter().product())
-    })
 }
 
 /// Writes quantize and dequantize nodes into `graph` of `module`, as `convert_pt2e` does: behind each observed value a quantize
@@ -159,7 +43,16 @@ pub fn convert(module: &mut Module, graph: &mut Graph, prepared: &PreparedGraph)
 
 /// Constants that were folded, so that the graphs of a module share them.
 #[derive(Debug, Default)]
-pub(super) struct Folded(Vec<(ConstId, Arc<QuantParams>, ConstId, Option<(ConstId, ConstId)>)>);
+pub(super) struct Folded(Vec<FoldedConstant>);
+
+#[derive(Debug)]
+struct FoldedConstant {
+    of: ConstId,
+    params: Arc<QuantParams>,
+    codes: ConstId,
+    /// Scales and zero points where there are several.
+    scales: Option<(ConstId, ConstId)>,
+}
 
 /// [`convert`] with the parameters of each slot.
 pub(super) fn convert_with(
@@ -414,13 +307,13 @@ impl Conversion<'_> {
 
     /// A constant as codes, made once for all graphs of the module.
     fn fold(&mut self, c: ConstId, p: &Arc<QuantParams>) -> Result<Quantized, QuantizeError> {
-        let known = self.folded.0.iter().find(|(of, params, ..)| *of == c && params == p);
+        let known = self.folded.0.iter().find(|k| k.of == c && k.params == *p);
         let (codes, constants) = match known {
-            Some(&(_, _, codes, constants)) => (codes, constants),
+            Some(known) => (known.codes, known.scales),
             None => {
-                let (codes, constants) = self.fold_anew(c, p)?;
-                self.folded.0.push((c, Arc::clone(p), codes, constants));
-                (codes, constants)
+                let (codes, scales) = self.fold_anew(c, p)?;
+                self.folded.0.push(FoldedConstant { of: c, params: Arc::clone(p), codes, scales });
+                (codes, scales)
             }
         };
         self.done.folded += 1;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pteron_ir::Graph;
 
 use super::QuantizeError;
-use super::convert::{SlotParams, parameters, parameters_where};
+use super::params::{SlotParams, parameters, parameters_where};
 use super::prepare::{PreparedGraph, Slot, SlotId};
 use crate::error::TensorLabel;
 use crate::groups::GroupSpec;

@@ -20,15 +20,17 @@ mod encodings;
 mod error;
 mod fuse;
 mod module;
+mod params;
 mod prepare;
 mod states;
 
 pub use calibrate::{Calibration, observe_constants};
 pub use codes::{CodesSource, Rounding};
-pub use convert::{Converted, SlotParams, convert, parameters};
+pub use convert::{Converted, convert};
 pub use encodings::Encodings;
 pub use error::QuantizeError;
 pub use fuse::fuse_embeddings;
 pub use module::{convert_module, prepare_module};
+pub use params::{SlotParams, parameters};
 pub(crate) use prepare::value_at;
 pub use prepare::{Concat, PreparedGraph, Slot, SlotId, Tap, prepare};

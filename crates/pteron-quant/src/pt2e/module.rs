@@ -4,7 +4,8 @@ use pteron_ir::{Module, verify};
 
 use super::QuantizeError;
 use super::calibrate::observe_constants;
-use super::convert::{Converted, Folded, SlotParams, convert_with};
+use super::convert::{Converted, Folded, convert_with};
+use super::params::SlotParams;
 use super::prepare::{PreparedGraph, prepare};
 use crate::annotation::Annotations;
 use crate::quantizer::Quantizer;

@@ -70,6 +70,8 @@ pub struct PreparedGraph {
     pub edges: BTreeMap<Point, SlotId>,
     /// Concatenations with such an observer, in the order of the nodes.
     pub concats: Vec<Concat>,
+    /// Least and largest value of constants whose moving average computed tensors share.
+    pub again: Vec<(SlotId, f32, f32)>,
     /// What every annotated point is called: the same in all graphs that are captured of one model, and of one slot only.
     pub labels: BTreeMap<Point, TensorLabel>,
 }
@@ -89,6 +91,12 @@ impl PreparedGraph {
         let (Point::Edge { user: handle, .. } | Point::Output { node: handle, .. }) = point;
         let n = nodes.iter().copied().find(|&n| graph.nodes[n].handle == handle)?;
         Some(Names::of(graph, &nodes).label(graph, n, point))
+    }
+
+    /// How many tensors of one run a slot's observer sees: those that nodes compute, and inputs.
+    pub(crate) fn observed_values(&self, graph: &Graph, slot: SlotId) -> usize {
+        let seen = self.taps.values().filter(|t| t.slots().any(|s| s == slot));
+        seen.filter(|t| matches!(graph.values[t.value].def, Def::Node(..) | Def::Input(_))).count()
     }
 
     /// The observers that see a value, if any do.
@@ -170,6 +178,7 @@ pub fn prepare(module: &Module, graph: &Graph, annotations: &Annotations) -> Res
         taps: BTreeMap::new(),
         edges: BTreeMap::new(),
         concats: Vec::new(),
+        again: Vec::new(),
         labels,
     };
     for group in groups.groups() {

@@ -1,11 +1,13 @@
 //! Quantizers: they annotate a graph's nodes with how their tensors are quantized, and do nothing else.
 
+mod coreml;
 mod embedding;
 mod linear;
 mod qnn;
 mod rules;
 mod xnnpack;
 
+pub use coreml::CoreMlQuantizer;
 pub use embedding::EmbeddingQuantizer;
 pub use linear::LinearQuantizer;
 pub use qnn::{ModulePredicate, QnnQuantizer};
@@ -68,6 +70,7 @@ pub fn of_scheme(name: &str, specs: &SchemeSpecs) -> Result<Vec<Box<dyn Quantize
             (AppliesTo::Everything, Patterns::Xnnpack) => {
                 Ok(Box::new(XnnpackQuantizer::new(name, rule.config.clone())))
             }
+            (AppliesTo::Everything, Patterns::CoreMl) => Ok(Box::new(CoreMlQuantizer::new(name, rule.config.clone()))),
             (AppliesTo::BlockSizeMap | AppliesTo::ConvAndLinear | AppliesTo::Everything, _) => {
                 Err(format!("the scheme {name} annotates {}, which is not built yet", rule.applies_to.describe()))
             }

@@ -292,8 +292,8 @@ impl CalibrationState {
 /// Whether a state can be one of that observer.
 fn fits(kind: ObserverKind, state: &ObserverState) -> bool {
     match kind {
-        ObserverKind::MinMax | ObserverKind::Concat => matches!(state, ObserverState::Range { .. }),
-        ObserverKind::MovingAverageMinMax => matches!(state, ObserverState::Steps(_)),
+        ObserverKind::MinMax => matches!(state, ObserverState::Range { .. }),
+        ObserverKind::MovingAverageMinMax | ObserverKind::Concat => matches!(state, ObserverState::Steps(_)),
         ObserverKind::PerChannelMinMax
         | ObserverKind::PerChannelParam
         | ObserverKind::PerChannelParamWithLossEvaluation

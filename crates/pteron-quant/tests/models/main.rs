@@ -1,0 +1,112 @@
+//! Whole models against ExecuTorch's own quantizers (`tools/oracle/make_pt2e_goldens.py`): what is annotated, scales and zero
+//! points after the same windows, the codes of weights, the converted graph's logits.
+
+mod golden;
+mod model;
+mod teacher;
+
+use golden::Golden;
+use model::Model;
+use pteron_ir::Module;
+use pteron_quant::pt2e::{Encodings, SlotParams, convert_module, parameters, prepare_module};
+
+/// Scales of activations, relative.
+const SCALE: f32 = 1e-5;
+/// Logits, of the largest.
+const LOGITS: f32 = 1e-4;
+/// Logits where some 16-bit code stood at a tie: what comes behind it changes by codes then.
+const LOGITS_AFTER_A_TIE: f32 = 1e-3;
+/// Codes that may be one apart, where the piece of the graph before each is run on the same codes.
+const APART: f64 = 1e-3;
+
+/// Calibrates and converts the model of a golden as the golden was made, and compares everything.
+fn holds(model: Model, scheme: &str, logits: f32) {
+    let golden = Golden::read(model.name(), scheme);
+    let quantizer = golden::quantizer(scheme);
+    let mut module = model.build(&golden);
+    let mut prepared = prepare_module(&mut module, quantizer.as_ref()).unwrap();
+    model::calibrate(&module, &mut prepared[0], &golden);
+    let encodings = Encodings::of(&module.graphs[0], &prepared[0]).unwrap();
+    golden.compare_points(&module, &prepared[0], &encodings, SCALE);
+    let params = parameters(&module.graphs[0], &prepared[0]).unwrap();
+    assert_eq!(
+        encodings.apply(&module.graphs[0], &prepared[0]).unwrap(),
+        params,
+        "parameters put back onto their graph"
+    );
+    convert_module(&mut module, &prepared, &[params]).unwrap();
+    golden.compare_constants(&module);
+    let last = golden.windows.last().unwrap();
+    golden.compare_logits(&model::logits(&module, last), logits);
+    if !golden.codes.is_empty() {
+        let (all, apart) = teacher::compare(&module, &prepared[0], &model::inputs(&module, last), &golden.codes);
+        assert!(apart as f64 <= APART * all as f64, "{scheme}: {apart} of {all} codes are one apart");
+    }
+}
+
+#[test]
+fn xnnpack_static() {
+    holds(Model::Plain, "xnnpack", LOGITS);
+    holds(Model::Plain, "coreml_baseline_8a_c4w", LOGITS);
+}
+
+#[test]
+fn linear_layers_and_embeddings() {
+    for scheme in ["xnnpack_dynamic", "xnnpack_dynamic_qc4", "vulkan_8w", "embedding"] {
+        holds(Model::Plain, scheme, LOGITS);
+    }
+}
+
+/// ExecuTorch rounds activations while Core ML's scheme is calibrated, which Pteron does not: ranges are near, not equal.
+#[test]
+fn coreml() {
+    let golden = Golden::read("tiny", "coreml_8a_c8w");
+    let mut module = Model::Plain.build(&golden);
+    let mut prepared = prepare_module(&mut module, golden::quantizer("coreml_8a_c8w").as_ref()).unwrap();
+    model::calibrate(&module, &mut prepared[0], &golden);
+    let encodings = Encodings::of(&module.graphs[0], &prepared[0]).unwrap();
+    golden.compare_points(&module, &prepared[0], &encodings, 0.05);
+    let params = parameters(&module.graphs[0], &prepared[0]).unwrap();
+    convert_module(&mut module, &prepared, &[params]).unwrap();
+    golden.compare_weights(&module);
+}
+
+#[test]
+fn qnn_8_bit_activations() {
+    holds(Model::Static, "qnn_8a8w", LOGITS);
+    holds(Model::Static, "qnn_8a4w", LOGITS);
+}
+
+#[test]
+fn qnn_16_bit_activations() {
+    holds(Model::Static, "qnn_16a16w", LOGITS_AFTER_A_TIE);
+    holds(Model::Static, "qnn_16a8w", LOGITS_AFTER_A_TIE);
+    holds(Model::Static, "qnn_16a4w", LOGITS);
+}
+
+#[test]
+fn qnn_blocks() {
+    holds(Model::Static, "qnn_16a4w_block", LOGITS);
+}
+
+/// What one graph learnt is put onto the graphs that a program has, for one token and for many; weights are folded once.
+#[test]
+fn encodings_go_from_the_calibrated_graph_to_those_of_a_program() {
+    for scheme in ["qnn_8a8w", "qnn_16a4w"] {
+        let golden = Golden::read("tiny", scheme);
+        let quantizer = golden::quantizer(scheme);
+        let mut calibration = Model::Static.build(&golden);
+        let mut learnt = prepare_module(&mut calibration, quantizer.as_ref()).unwrap();
+        model::calibrate(&calibration, &mut learnt[0], &golden);
+        let encodings = Encodings::of(&calibration.graphs[0], &learnt[0]).unwrap();
+
+        let mut program: Module = model::hybrid();
+        let prepared = prepare_module(&mut program, quantizer.as_ref()).unwrap();
+        let params: Vec<Vec<SlotParams>> =
+            program.graphs.iter().zip(&prepared).map(|(g, p)| encodings.apply(g, p).unwrap()).collect();
+        convert_module(&mut program, &prepared, &params).unwrap();
+        let codes = program.constants.values().filter(|c| c.name.contains("_proj.weight_quantized")).count();
+        assert_eq!(codes, 14, "{scheme}: weights of seven projections in two layers, once for both methods");
+        assert_eq!(program.graphs.len(), 2);
+    }
+}

@@ -1,0 +1,112 @@
+//! The tiny Llama of `fixtures/tiny_llama_hf` in the forms that the goldens were made of.
+
+use std::sync::Arc;
+
+use pteron_checkpoint::Checkpoint;
+use pteron_exec::{QuantSemantics, Session, SessionOptions, Value};
+use pteron_ir::Module;
+use pteron_models::{
+    BuildOptions, CheckpointWeights, MASKED, ModelConfig, StaticOptions, WeightsOptions, build, build_static,
+    build_static_calibration,
+};
+use pteron_quant::pt2e::{Calibration, PreparedGraph};
+use pteron_tensor::Tensor;
+
+use crate::golden::Golden;
+
+/// The form of the graph.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Model {
+    /// What `build` captures without a cache.
+    Plain,
+    /// What `build_static_calibration` captures.
+    Static,
+}
+
+fn with_checkpoint<T>(f: impl FnOnce(&ModelConfig, &CheckpointWeights<'_>) -> T) -> T {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny_llama_hf");
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let config = ModelConfig::from_checkpoint(&checkpoint).unwrap();
+    let weights = CheckpointWeights::new(&checkpoint, &config, &WeightsOptions::default()).unwrap();
+    f(&config, &weights)
+}
+
+impl Model {
+    pub(crate) fn name(self) -> &'static str {
+        "tiny"
+    }
+
+    /// The graph for windows of the golden's length.
+    pub(crate) fn build(self, golden: &Golden) -> Module {
+        let length = golden.windows[0].len();
+        with_checkpoint(|config, weights| match self {
+            Model::Plain => {
+                let options = BuildOptions {
+                    use_kv_cache: false,
+                    dynamic_shape: false,
+                    full_logits: true,
+                    max_seq_length: length,
+                    max_context_length: length,
+                    ..BuildOptions::default()
+                };
+                build(config, weights, &options).unwrap()
+            }
+            Model::Static => {
+                let options =
+                    StaticOptions { max_context_length: length, prefill_ar_len: None, ..StaticOptions::default() };
+                build_static_calibration(config, weights, &options, length).unwrap()
+            }
+        })
+    }
+}
+
+/// The program for one token and for eight, in a context of 24.
+pub(crate) fn hybrid() -> Module {
+    let options = StaticOptions { max_context_length: 24, prefill_ar_len: Some(8), ..StaticOptions::default() };
+    with_checkpoint(|config, weights| build_static(config, weights, &options).unwrap())
+}
+
+/// The inputs of a window.
+pub(crate) fn inputs(module: &Module, tokens: &[i64]) -> Vec<Value> {
+    let n = tokens.len();
+    if module.graphs[0].inputs.len() == 1 {
+        return vec![Value::Tensor(Tensor::of(&[1, n], tokens).unwrap())];
+    }
+    let tokens: Vec<i32> = tokens.iter().map(|&t| i32::try_from(t).unwrap()).collect();
+    let mask: Vec<f32> = (0..n * n).map(|i| if i % n > i / n { MASKED } else { 0.0 }).collect();
+    let positions: Vec<i32> = (0..n).map(|i| i32::try_from(i).unwrap()).collect();
+    vec![
+        Value::Tensor(Tensor::of(&[1, n], &tokens).unwrap()),
+        Value::Tensor(Tensor::of(&[1, 1, n, n], &mask).unwrap()),
+        Value::Tensor(Tensor::of(&[1, n], &positions).unwrap()),
+    ]
+}
+
+fn session(module: &Module) -> Session {
+    Session::new(Arc::new(module.clone()), &SessionOptions::with_threads(1)).unwrap()
+}
+
+/// One step of the observers for each window.
+pub(crate) fn calibrate(module: &Module, prepared: &mut PreparedGraph, golden: &Golden) {
+    let mut session = session(module);
+    for window in &golden.windows {
+        let given = inputs(module, window);
+        let refs: Vec<_> = given.iter().map(Value::as_ref).collect();
+        let mut hook = Calibration::new(prepared);
+        hook.inputs(&module.graphs[0], &given).unwrap();
+        session.run_watched(&module.graphs[0].name, &refs, &mut hook).unwrap();
+        hook.finish().unwrap();
+    }
+}
+
+/// The logits of a window, by rows.
+pub(crate) fn logits(module: &Module, window: &[i64]) -> Vec<Vec<f32>> {
+    // As the converted graph computes in PyTorch.
+    let options = SessionOptions { quant: QuantSemantics::Eager, ..SessionOptions::with_threads(1) };
+    let mut session = Session::new(Arc::new(module.clone()), &options).unwrap();
+    let given = inputs(module, window);
+    let refs: Vec<_> = given.iter().map(Value::as_ref).collect();
+    let out = session.run(&module.graphs[0].name, &refs).unwrap();
+    let all = out.tensor(0).unwrap().as_slice::<f32>().unwrap().to_vec();
+    all.chunks(all.len() / window.len()).map(<[f32]>::to_vec).collect()
+}
