@@ -4,6 +4,7 @@
 //! none waits for another that waits for it. What stays outside is reported with the reason.
 
 mod apply;
+mod compile;
 mod levels;
 mod prepare;
 mod report;
@@ -18,6 +19,7 @@ use crate::lower::{Boundary, LinearForm, is_dequantize, is_quantization, lower};
 use crate::soc::Soc;
 
 pub use apply::{Part, apply, drop_unused_buffers};
+pub use compile::{CompileError, CompileOptions, Compiled, Context, MethodIo, Sealed, Shards, compile, seal};
 pub use prepare::{IoParams, ShardError, narrow, own_dequantize, shard, tag_io};
 pub use report::{GraphReport, NodeReport, PartitionReport, Placement};
 

@@ -61,6 +61,24 @@ pub struct QuantParams {
     pub format: IntFormat,
 }
 
+/// The largest factor of a block's scale in QNN's blockwise expansion, which has 4 bits for it.
+const LPBQ_STEPS: f32 = 15.0;
+
+impl QuantParams {
+    /// Scales of blocks as QNN's *low-power block quantization* has them: each a whole factor, 1 to 15, of one scale of its
+    /// channel, the factor nearest to what it was. The codes must be made with these scales: ExecuTorch's exporter makes them
+    /// with the observer's and rounds only what it writes.
+    #[must_use]
+    pub fn on_lpbq_grid(&self, channels: usize) -> QuantParams {
+        let blocks = self.scale.len().checked_div(channels).unwrap_or(0).max(1);
+        let row = |row: &[f32]| -> Vec<f32> {
+            let base = row.iter().copied().fold(0.0, f32::max) / LPBQ_STEPS;
+            row.iter().map(|s| base * (s / base).round_ties_even().clamp(1.0, LPBQ_STEPS)).collect()
+        };
+        QuantParams { scale: self.scale.chunks(blocks).flat_map(row).collect(), ..self.clone() }
+    }
+}
+
 /// The zero point that PyTorch's observers give symmetric codes. `torch.uint16` has its middle whatever the range.
 fn symmetric_zero_point(spec: &QuantizationSpec, range: (i64, i64)) -> i64 {
     let custom = (spec.has_customized_qrange() && spec.dtype != DType::U16).then_some(range);
@@ -134,4 +152,23 @@ pub fn bias_qparams(
 fn bias(scale: Vec<f32>, layout: Layout, format: IntFormat) -> QuantParams {
     let zero_point = ZeroPoint::Int(vec![0; scale.len()]);
     QuantParams { scale, zero_point, layout, format }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_of_blocks_are_factors_of_their_channels() {
+        let params = QuantParams {
+            scale: vec![1.5, 0.96, 0.01, 0.2, 0.4, 0.6],
+            zero_point: ZeroPoint::Int(vec![0; 6]),
+            layout: Layout::PerBlock { block_size: vec![1, 32] },
+            format: IntFormat::new(DType::I8, -7, 7).unwrap(),
+        };
+        let factors = [15.0, 10.0, 1.0, 5.0, 10.0, 15.0];
+        let bases = [1.5f32 / 15.0, 0.6f32 / 15.0];
+        let expected: Vec<f32> = factors.iter().enumerate().map(|(i, f)| bases[i / 3] * f).collect();
+        assert_eq!(params.on_lpbq_grid(2).scale, expected);
+    }
 }

@@ -58,6 +58,9 @@ impl fmt::Debug for QnnQuantizer {
 }
 
 impl QnnQuantizer {
+    /// What is taken apart before the rules see a graph.
+    pub const LACKING: &'static [Op] = LACKING;
+
     /// A quantizer that messages call `name`, with the default configuration `default`.
     pub fn new(name: &str, default: ModuleQConfig) -> QnnQuantizer {
         QnnQuantizer {

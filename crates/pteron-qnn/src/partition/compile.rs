@@ -1,0 +1,231 @@
+//! From a quantized module to one whose parts are context binaries.
+
+use std::sync::Arc;
+
+use pteron_ir::{Delegate, DelegateId, Module};
+
+use super::{
+    GraphReport, IoParams, Part, PartitionReport, Plan, apply, drop_unused_buffers, narrow, own_dequantize, plan,
+};
+use super::{ShardError, shard, tag_io};
+use crate::error::QnnError;
+use crate::graph::QnnGraph;
+use crate::host::{ComposeOptions, ComposeStage, QnnLibrary};
+use crate::lower::{LinearForm, lower};
+use crate::payload::write_payload;
+use crate::soc::Soc;
+use crate::spec::{COMPILE_SPEC, CompileSpec, HtpOptions};
+
+/// Where a model is cut into shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shards<'a> {
+    /// How many, or one more where layers are left over: see [`shard`].
+    pub count: usize,
+    /// The model's layers.
+    pub layers: usize,
+    /// What stands before a layer's number in its module path.
+    pub prefix: &'a str,
+}
+
+/// How a module is compiled.
+#[derive(Debug, Clone, Copy)]
+pub struct CompileOptions<'a> {
+    /// The operator of linear layers.
+    pub form: LinearForm,
+    /// How contexts are compiled. Where weights are to be shared, the shared context is built beside the one that is kept: see
+    /// [`Context::shared_bytes`].
+    pub compose: ComposeOptions,
+    /// Inputs and outputs of methods that are quantized are integers.
+    pub quantized_io: bool,
+    /// Where the model is cut.
+    pub shards: Option<Shards<'a>>,
+    /// A node that no delegate takes is an error.
+    pub require_full_delegation: bool,
+}
+
+/// A context binary of the compiled module.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Names of its graphs.
+    pub graphs: Vec<String>,
+    /// Its delegate.
+    pub delegate: DelegateId,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Bytes of the same graphs with shared weights, where sharing was asked for: what a phone of that system would load.
+    pub shared_bytes: Option<u64>,
+    /// For each graph the microseconds of the library's own finalize call.
+    pub finalize_us: Vec<(String, u64)>,
+}
+
+/// Integers at the boundary of a method.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MethodIo {
+    /// By input; `None` where it is no integer that stands for a real.
+    pub inputs: Vec<Option<IoParams>>,
+    /// By output.
+    pub outputs: Vec<Option<IoParams>>,
+}
+
+/// What a module became.
+#[derive(Debug, Clone, Default)]
+pub struct Compiled {
+    /// Where each node went.
+    pub report: PartitionReport,
+    /// The contexts.
+    pub contexts: Vec<Context>,
+    /// For each method, by its position.
+    pub io: Vec<MethodIo>,
+}
+
+/// Why a module is not compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The library.
+    #[error(transparent)]
+    Library(#[from] QnnError),
+    /// The shards.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// Nodes stay outside although all must be delegated.
+    #[error(
+        "{count} node(s) are not delegated, and all must be (--require-full-delegation); the first is `{op}` of `{path}` in method \
+         `{method}`: {why}"
+    )]
+    NotFull {
+        /// How many.
+        count: usize,
+        /// The first one's operator.
+        op: &'static str,
+        /// Its module.
+        path: String,
+        /// Its method.
+        method: String,
+        /// The reason.
+        why: String,
+        /// Where each node went.
+        report: Box<PartitionReport>,
+    },
+    /// Nothing can be delegated.
+    #[error("no node can be delegated; {0}")]
+    Nothing(String),
+    /// The graph cannot be put together again.
+    #[error("method `{method}`: {reason}")]
+    Graph {
+        /// The method.
+        method: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// What a delegate carries around a context binary: the payload and the compile specs.
+pub type Sealed = (Vec<u8>, Vec<(Box<str>, Vec<u8>)>);
+
+/// Compiles `module`, which is quantized: prepares its graphs, finds their parts, compiles part `i` of all methods into one
+/// context, and puts delegates in the parts' places. Where methods have different numbers of parts, each part has a context of its
+/// own. `seal` makes a payload of a context binary, which is number `i` of `n`.
+///
+/// # Errors
+/// [`CompileError`]; the module is then not to be used.
+pub fn compile(
+    module: &mut Module,
+    library: &dyn QnnLibrary,
+    options: &CompileOptions<'_>,
+    seal: &dyn Fn(&[u8], usize, usize) -> Sealed,
+    progress: &mut dyn FnMut(ComposeStage),
+) -> Result<Compiled, CompileError> {
+    let mut compiled = Compiled::default();
+    narrow(module);
+    for g in &mut module.graphs {
+        let (inputs, outputs) = if options.quantized_io { tag_io(g) } else { Default::default() };
+        compiled.io.push(MethodIo { inputs, outputs });
+        if let Some(s) = options.shards {
+            shard(g, s.layers, s.count, s.prefix)?;
+        }
+        own_dequantize(g);
+    }
+    let mut plans: Vec<Plan> = Vec::new();
+    for g in &module.graphs {
+        let plan = plan(module, g, library, options.compose.soc, options.form)?;
+        compiled.report.methods.push(GraphReport::new(g, &plan));
+        plans.push(plan);
+    }
+    if let (true, Some((method, node, why))) = (options.require_full_delegation, compiled.report.refused().next()) {
+        return Err(CompileError::NotFull {
+            count: compiled.report.refused().count(),
+            op: node.op,
+            path: node.path.clone(),
+            method: method.to_owned(),
+            why: why.to_owned(),
+            report: Box::new(compiled.report.clone()),
+        });
+    }
+    let contexts = groups(&plans);
+    if contexts.is_empty() {
+        let why = compiled.report.refused().next().map(|(_, n, why)| format!("`{}`: {why}", n.op));
+        return Err(CompileError::Nothing(why.unwrap_or_else(|| "the module has none".to_owned())));
+    }
+    let mut parts: Vec<Vec<Part>> = vec![Vec::new(); plans.len()];
+    let count = contexts.len();
+    for (i, members) in contexts.into_iter().enumerate() {
+        let graphs: Vec<QnnGraph> = members
+            .iter()
+            .map(|&(g, p)| {
+                let (nodes, boundary) = &plans[g].parts[p];
+                lower(module, &module.graphs[g], nodes, boundary, options.form).graph
+            })
+            .collect();
+        let plain = ComposeOptions { weight_sharing: false, ..options.compose };
+        let composed = library.compose(&graphs, &plain, progress)?;
+        let shared_bytes = if options.compose.weight_sharing {
+            Some(library.compose(&graphs, &options.compose, &mut |_| {})?.binary.len() as u64)
+        } else {
+            None
+        };
+        let (payload, compile_specs) = seal(&composed.binary, i, count);
+        let delegate = module.delegates.push(Delegate {
+            backend: crate::BACKEND_ID.into(),
+            payload: Arc::from(payload),
+            compile_specs,
+            named_data: Vec::new(),
+        });
+        for &(g, p) in &members {
+            let (nodes, boundary) = plans[g].parts[p].clone();
+            parts[g].push(Part { nodes, boundary, delegate });
+        }
+        compiled.contexts.push(Context {
+            graphs: graphs.iter().map(|g| g.name.clone()).collect(),
+            delegate,
+            bytes: composed.binary.len() as u64,
+            shared_bytes,
+            finalize_us: composed.finalize_us,
+        });
+    }
+    for (g, parts) in module.graphs.iter_mut().zip(&parts) {
+        apply(g, parts).map_err(|reason| CompileError::Graph { method: g.name.clone(), reason })?;
+    }
+    drop_unused_buffers(module);
+    Ok(compiled)
+}
+
+/// Which parts (method, part) each context has.
+fn groups(plans: &[Plan]) -> Vec<Vec<(usize, usize)>> {
+    let counts: Vec<usize> = plans.iter().map(|p| p.parts.len()).collect();
+    match counts[..] {
+        [first, ref rest @ ..] if rest.iter().all(|c| *c == first) => {
+            (0..first).map(|p| (0..plans.len()).map(|g| (g, p)).collect()).collect()
+        }
+        _ => counts.iter().enumerate().flat_map(|(g, &n)| (0..n).map(move |p| vec![(g, p)])).collect(),
+    }
+}
+
+/// Payloads and compile specs for `soc`, as ExecuTorch 1.5's runtime reads them; several contexts say that they are several.
+pub fn seal(soc: Soc, htp: HtpOptions) -> impl Fn(&[u8], usize, usize) -> Sealed {
+    move |binary, _, contexts| {
+        let htp = HtpOptions { use_multi_contexts: contexts > 1, ..htp.clone() };
+        // A spec of numbers and empty strings is far below the format's limit.
+        let spec = CompileSpec::for_soc(soc, htp).write().unwrap_or_default();
+        (write_payload(binary), vec![(COMPILE_SPEC.into(), spec)])
+    }
+}

@@ -1,0 +1,82 @@
+//! Quantizing, compiling and running modules on Qualcomm's library.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pteron_exec::{Delegates, Session, SessionOptions, Value, ValueRef};
+use pteron_ir::Module;
+use pteron_qnn::lower::LinearForm;
+use pteron_qnn::partition::{CompileOptions, Compiled, compile, seal};
+use pteron_qnn::soc::Soc;
+use pteron_qnn::spec::HtpOptions;
+use pteron_qnn::{ComposeOptions, Host, HostOptions, Origin, QnnBackend, QnnLibrary, Sdk, WorkerCommand};
+use pteron_quant::pt2e::{Calibration, PreparedGraph};
+use pteron_testkit::{QNN_RELEASES, qnn_libraries};
+
+pub(crate) fn soc() -> Soc {
+    Soc::by_name("SM8650").unwrap()
+}
+
+/// The library of the release that ExecuTorch 1.5.1 takes; says so in the skip log if it is not there.
+pub(crate) fn library(test: &str) -> Option<Arc<dyn QnnLibrary>> {
+    let folder = qnn_libraries(test, QNN_RELEASES[0])?;
+    Some(Arc::new(open(&folder)))
+}
+
+pub(crate) fn open(folder: &Path) -> Host {
+    let sdk = Sdk::at(folder, Origin::Argument).unwrap();
+    let worker = WorkerCommand::new(env!("CARGO_BIN_EXE_pteron-qnn-worker"));
+    Host::open(HostOptions { sdk, worker, timeout: Duration::from_secs(300) })
+        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+}
+
+/// Shows observers what a module computes of these inputs.
+pub(crate) fn calibrate(module: &Module, prepared: &mut PreparedGraph, inputs: &[Vec<Value>]) {
+    let graph = &module.graphs[0];
+    let mut session = Session::new(Arc::new(module.clone()), &SessionOptions::with_threads(2)).unwrap();
+    for inputs in inputs {
+        let mut hook = Calibration::new(prepared);
+        hook.inputs(graph, inputs).unwrap();
+        let given: Vec<ValueRef<'_>> = inputs.iter().map(Value::as_ref).collect();
+        session.run_watched(&graph.name, &given, &mut hook).unwrap();
+        hook.finish().unwrap();
+    }
+}
+
+/// The module with its parts as delegates.
+pub(crate) fn compiled(
+    library: &Arc<dyn QnnLibrary>,
+    module: &Module,
+    form: LinearForm,
+    quantized_io: bool,
+) -> (Module, Compiled) {
+    let mut module = module.clone();
+    let options = CompileOptions {
+        form,
+        compose: ComposeOptions::new(soc()),
+        quantized_io,
+        shards: None,
+        require_full_delegation: false,
+    };
+    let done = compile(&mut module, library.as_ref(), &options, &seal(soc(), HtpOptions::default()), &mut |_| {});
+    let done = done.unwrap_or_else(|e| panic!("{e}"));
+    pteron_ir::verify::module(&module).unwrap_or_else(|e| panic!("{e}"));
+    (module, done)
+}
+
+pub(crate) fn session(library: &Arc<dyn QnnLibrary>, module: &Module) -> Session {
+    let mut options = SessionOptions::with_threads(2);
+    options.delegates = Delegates::none().with(QnnBackend::with_library(Arc::clone(library)));
+    Session::new(Arc::new(module.clone()), &options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+pub(crate) fn run(session: &mut Session, method: &str, inputs: &[Value]) -> Vec<f64> {
+    let given: Vec<ValueRef<'_>> = inputs.iter().map(Value::as_ref).collect();
+    session.run(method, &given).unwrap_or_else(|e| panic!("{e}")).tensor(0).unwrap().to_f64_vec()
+}
+
+pub(crate) fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}

@@ -1,0 +1,132 @@
+//! Small modules in five schemes: how far the emulator is from the quantized graph, against ExecuTorch's own lowering.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use pteron_exec::{Session, SessionOptions, Value};
+use pteron_ir::{Arg, Module, Op};
+use pteron_qnn::lower::LinearForm;
+use pteron_quant::pt2e::{convert_module, parameters, prepare_module};
+use pteron_quant::quantizer::QnnQuantizer;
+use pteron_quant::scheme::{Compat, ModuleQConfig, QuantDtype};
+use pteron_quant::spec::ObserverKind;
+
+use crate::common::{calibrate, compiled, largest_difference, library, run, session};
+use crate::modules::{Samples, module};
+
+/// How much further the emulator may be from Pteron's graph than it is from ExecuTorch's under ExecuTorch's lowering.
+const FACTOR: f64 = 1.5;
+
+/// Steps of the output that weights in blocks may be off: one, and one more where the graph's own value lies between two.
+const LPBQ_STEPS: f64 = 2.0;
+
+#[derive(serde::Deserialize)]
+struct Row {
+    lowering_error: f64,
+}
+
+#[derive(serde::Deserialize)]
+struct Recorded {
+    samples: BTreeMap<String, Row>,
+}
+
+fn recorded() -> Recorded {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lowering/samples/samples.json");
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn quantized(samples: &Samples, name: &str, dtype: QuantDtype, blocks: &[(&str, usize)]) -> Module {
+    let config = ModuleQConfig {
+        is_linear_per_channel: true,
+        is_conv_per_channel: true,
+        act_observer: Some(ObserverKind::MinMax),
+        ..ModuleQConfig::new(dtype, Compat::ExecuTorch1_5)
+    };
+    let mut module = module(samples, name);
+    let map = blocks.iter().map(|&(path, size)| (path.to_owned(), vec![1, size])).collect();
+    let quantizer = QnnQuantizer::new("sample", config).with_block_size_map(map);
+    let mut prepared = prepare_module(&mut module, &quantizer).unwrap();
+    let inputs: Vec<Vec<Value>> = (0..5).map(|seed| samples.inputs(name, seed)).collect();
+    calibrate(&module, &mut prepared[0], &inputs);
+    let params = vec![parameters(&module.graphs[0], &prepared[0]).unwrap()];
+    convert_module(&mut module, &prepared, &params).unwrap();
+    module
+}
+
+fn check(test: &str, name: &str) {
+    let Some(library) = library(test) else { return };
+    let (samples, recorded) = (Samples::open(), recorded());
+    let schemes = [
+        ("8a8w", QuantDtype::Use8a8w),
+        ("16a8w", QuantDtype::Use16a8w),
+        ("16a4w", QuantDtype::Use16a4w),
+        ("16a16w", QuantDtype::Use16a16w),
+        ("8a4w", QuantDtype::Use8a4w),
+    ];
+    let mut wrong = String::new();
+    for (scheme, dtype) in schemes {
+        let converted = quantized(&samples, name, dtype, &[]);
+        let inputs = samples.inputs(name, 4);
+        let mut cpu = Session::new(converted.clone().into(), &SessionOptions::with_threads(2)).unwrap();
+        let expected = run(&mut cpu, "forward", &inputs);
+        for form in [LinearForm::FullyConnected, LinearForm::Conv2d] {
+            let (module, done) = compiled(&library, &converted, form, false);
+            let found = run(&mut session(&library, &module), "forward", &inputs);
+            let error = largest_difference(&expected, &found);
+            let allowed = FACTOR * recorded.samples[&format!("{name} {scheme}")].lowering_error;
+            let outside: Vec<String> = done.report.refused().map(|(_, n, why)| format!("{}: {why}", n.op)).collect();
+            println!("{name} {scheme} {form:?}: {error:.3e} (allowed {allowed:.3e}), outside: {outside:?}");
+            if error > allowed {
+                wrong.push_str(&format!("{name} {scheme} {form:?}: {error:e}, allowed {allowed:e}\n"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn a_linear_layer() {
+    check("a_linear_layer", "lin");
+}
+
+#[test]
+fn a_feed_forward_layer() {
+    check("a_feed_forward_layer", "mlp");
+}
+
+#[test]
+fn a_decoder_layer() {
+    check("a_decoder_layer", "attn");
+}
+
+/// The scale of the last tensor that is quantized.
+fn output_scale(module: &Module) -> f64 {
+    let graph = &module.graphs[0];
+    let last = graph.body().nodes.iter().rev().find(|&&n| graph.nodes[n].op == Op::QuantizePerTensor).unwrap();
+    match graph.nodes[*last].args[1] {
+        Arg::Float(scale) => scale,
+        _ => panic!("no scale"),
+    }
+}
+
+#[test]
+fn weights_in_blocks() {
+    let Some(library) = library("weights_in_blocks") else { return };
+    let samples = Samples::open();
+    for block in [16, 32, 64] {
+        let converted = quantized(&samples, "lin", QuantDtype::Use16a4wBlock, &[("l", block)]);
+        let inputs = samples.inputs("lin", 4);
+        let mut cpu = Session::new(converted.clone().into(), &SessionOptions::with_threads(2)).unwrap();
+        let expected = run(&mut cpu, "forward", &inputs);
+        let scale = output_scale(&converted);
+        for form in [LinearForm::FullyConnected, LinearForm::Conv2d] {
+            let (module, done) = compiled(&library, &converted, form, false);
+            assert!(done.report.is_full(), "{}", done.report);
+            let found = run(&mut session(&library, &module), "forward", &inputs);
+            let steps = largest_difference(&expected, &found) / scale;
+            println!("lin 16a4w_block {block} {form:?}: {steps:.2} steps of the output");
+            assert!(steps <= LPBQ_STEPS, "blocks of {block}, {form:?}: {steps} steps");
+        }
+    }
+}
