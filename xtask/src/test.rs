@@ -51,6 +51,11 @@ pub(crate) fn run_natively(workspace: &Workspace, extra: &[&str], skipped: &mut 
     } else if let Err(error) = fetch::models(workspace) {
         println!("*** real models cannot be had here, their tests are skipped: {error:#}");
     }
+    if env::var_os(NO_FETCH).is_none_or(|v| v != "1")
+        && let Err(error) = fetch::qnn(workspace)
+    {
+        println!("*** Qualcomm's libraries cannot be had here, their tests are skipped: {error:#}");
+    }
     let mut command = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
     command.args(extra).env(SKIP_LOG, &log).env(LARGE_TESTS, "1").stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start `cargo test`")?;

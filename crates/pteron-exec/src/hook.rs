@@ -2,6 +2,7 @@
 
 use pteron_ir::{DebugHandle, Graph, NodeId, Op, PathId};
 
+use crate::delegate::DelegateEvent;
 use crate::value::Output;
 
 /// A node that has just been executed.
@@ -30,6 +31,17 @@ pub trait NodeHook {
 
     /// After the node, with its outputs if [`NodeHook::wants_outputs`].
     fn after(&mut self, event: &NodeEvent<'_>);
+
+    /// After a node that a backend executes, what the backend measured within it, if [`NodeHook::wants_inner`]; before
+    /// [`NodeHook::after`].
+    fn inner(&mut self, graph: &Graph, node: NodeId, events: &[DelegateEvent]) {
+        let _ = (graph, node, events);
+    }
+
+    /// True if backends shall measure what they do. It may slow them.
+    fn wants_inner(&self) -> bool {
+        false
+    }
 
     /// True if the outputs shall be collected for [`NodeHook::after`]. Every node is executed by itself then; without, nodes
     /// that are executed together are one event, that of the last of them.

@@ -304,7 +304,7 @@ impl<'s> Run<'s, '_> {
             match op {
                 Op::Cond => self.cond(n, hook)?,
                 Op::Loop => self.repeat(n, hook)?,
-                Op::Delegate => self.delegate(n).map_err(|e| self.failed(n, e))?,
+                Op::Delegate => self.delegate(n, hook).map_err(|e| self.failed(n, e))?,
                 _ => self.simple(n).map_err(|e| self.failed(n, e))?,
             }
             if active {
@@ -521,7 +521,7 @@ impl<'s> Run<'s, '_> {
         call(self.ctx, self.quant, node.op, &resolved, outs)
     }
 
-    fn delegate(&mut self, n: NodeId) -> Result<(), String> {
+    fn delegate(&mut self, n: NodeId, hook: &mut dyn NodeHook) -> Result<(), String> {
         let (graph, plan) = (self.graph, self.plan);
         let node = &graph.nodes[n];
         let Extra::Delegate(id) = node.extra else { return Err("names no delegate".into()) };
@@ -531,9 +531,15 @@ impl<'s> Run<'s, '_> {
         };
         let result = match instance.as_mut() {
             None => Err("the delegate is not prepared".to_owned()),
-            Some(d) => self.call_delegate(d.as_mut(), node.args.as_slice(), &node.outputs, plan),
+            Some(d) => {
+                d.profile(hook.wants_inner());
+                self.call_delegate(d.as_mut(), node.args.as_slice(), &node.outputs, plan)
+            }
         };
-        if let Some(d) = instance {
+        if let Some(mut d) = instance {
+            if hook.wants_inner() {
+                hook.inner(graph, n, &d.take_events());
+            }
             self.delegates[id] = Some(d);
         }
         result

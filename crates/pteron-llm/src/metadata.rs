@@ -12,6 +12,8 @@
 //! | `enable_dynamic_shape` | yes | yes | false |
 //! | `get_vocab_size`, `get_n_layers` | yes | yes | unknown |
 //! | `get_bos_id`, `get_eos_ids` | yes | no | the tokenizer's own |
+//!
+//! Programs of the static Llama have `get_eos_id`, one number, which counts where there is no `get_eos_ids`.
 
 use std::collections::BTreeMap;
 
@@ -140,7 +142,7 @@ impl ModelMetadata {
             use_sdpa_with_kv_cache: reader.flag("use_sdpa_with_kv_cache")?.unwrap_or(defaults.use_sdpa_with_kv_cache),
             enable_dynamic_shape: reader.flag("enable_dynamic_shape")?.unwrap_or(defaults.enable_dynamic_shape),
             bos_id: reader.id("get_bos_id")?,
-            eos_ids: reader.ids("get_eos_ids")?,
+            eos_ids: reader.ids("get_eos_ids")?.or(reader.id("get_eos_id")?.map(|id| vec![id])),
             vocab_size: reader.size("get_vocab_size")?,
             n_layers: reader.size("get_n_layers")?,
         })
@@ -273,6 +275,12 @@ mod tests {
         assert!(metadata.is_ring() && metadata.enable_dynamic_shape);
         assert_eq!(metadata.resolve_eos_ids(Some(9)), [9]);
         assert!(metadata.resolve_eos_ids(None).is_empty());
+    }
+
+    #[test]
+    fn a_static_llama_has_one_eos_id() {
+        assert_eq!(read(&[("get_eos_id", &[Int(2)])]).unwrap().eos_ids, Some(vec![2]));
+        assert_eq!(read(&[("get_eos_id", &[Int(2)]), ("get_eos_ids", &[Int(3)])]).unwrap().eos_ids, Some(vec![3]));
     }
 
     #[test]

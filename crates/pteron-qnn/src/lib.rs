@@ -16,6 +16,7 @@ pub mod lower;
 pub mod names;
 pub mod partition;
 pub mod payload;
+mod selftest;
 pub mod soc;
 pub mod spec;
 #[cfg(target_os = "linux")]
@@ -29,4 +30,5 @@ pub use host::{
     OTHERS, Optimization, Origin, ProfileEvent, ProfileLevel, ProfileUnit, QnnLibrary, SDK_VARIABLE, SYSTEM, Sdk,
     TensorInfo, Verdict, Version, WHEEL, WORKER_VARIABLE, WorkerCommand,
 };
+pub use selftest::{SelfTest, self_test};
 pub use worker::{WORKER_ARGUMENT, serve};

@@ -9,6 +9,7 @@ use pteron_ir::{MetaValue, Module};
 use pteron_llm::metadata::{ConstantMethods, ConstantValue, ModelMetadata};
 use pteron_program::{ExternalData, InputSlot, LiftOptions, Lifted, MethodIo, OutputSlot, lift};
 use pteron_pte::{BundledProgram, ParsedHead, PtdHead, PteError};
+use pteron_qnn::QnnBackend;
 use pteron_tensor::ByteSource;
 use pteron_xnnpack::XnnpackBackend;
 
@@ -45,6 +46,9 @@ pub struct LoadOptions {
     pub max_operations: Option<u64>,
     /// Methods to prepare; empty for all.
     pub methods: Vec<String>,
+    /// Where Qualcomm's QNN libraries lie; found as [`pteron_qnn::Sdk::find`] says if `None`. They are opened when a program
+    /// needs them.
+    pub qnn_sdk: Option<PathBuf>,
 }
 
 /// A program file, verified and not yet lifted.
@@ -225,9 +229,9 @@ pub fn open_data(path: &Path, mode: LoadMode) -> Result<ExternalData, Error> {
     Ok(ExternalData { head, bytes })
 }
 
-/// The backends that execute payloads here.
-pub fn delegates() -> Delegates {
-    Delegates::none().with(XnnpackBackend::new())
+/// The backends that execute payloads here; `qnn_sdk` is [`LoadOptions::qnn_sdk`].
+pub fn delegates(qnn_sdk: Option<&Path>) -> Delegates {
+    Delegates::none().with(XnnpackBackend::new()).with(QnnBackend::new(qnn_sdk.map(Path::to_owned)))
 }
 
 /// A program that is ready to run.
@@ -269,7 +273,7 @@ impl Program {
         let mut session = SessionOptions::on(host::threads(options.threads, &options.cpus));
         session.max_memory = options.max_memory.or_else(host::physical_memory).unwrap_or(u64::MAX);
         session.fuel = options.max_operations;
-        session.delegates = delegates();
+        session.delegates = delegates(options.qnn_sdk.as_deref());
         session.methods = options.methods.clone();
         let session = Session::new(Arc::new(module), &session)
             .map_err(|e| Error::Exec { path: path.clone(), source: Box::new(e) })?;

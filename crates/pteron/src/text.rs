@@ -9,6 +9,7 @@ use pteron_checkpoint::{Checkpoint, LoadMode, TokenizerFiles, open_bytes, read_l
 
 use pteron_ir::{SymInt, TensorType};
 use pteron_llm::chat::{ChatError, ChatTemplates};
+use pteron_llm::metadata::ModelMetadata;
 use pteron_llm::runner::{DecoderError, Logits, LogitsData, TextDecoder, TokensPerCall};
 use pteron_llm::tokenizer::{GgufVocabularyParts, Tokenizer, TokenizerError, TokenizerKind, detect, foreign};
 use pteron_program::{InputSlot, OutputSlot};
@@ -16,6 +17,7 @@ use pteron_tensor::{DType, Tensor};
 
 use crate::error::Error;
 use crate::program::Program;
+use crate::static_llama::{self, StaticDecoder};
 use pteron_exec::{NoHook, NodeHook, ValueRef};
 
 /// A program by ExecuTorch's contract of text models: `forward(tokens i64 [1, n], input_pos i64 [1]) -> logits`, without
@@ -23,11 +25,18 @@ use pteron_exec::{NoHook, NodeHook, ValueRef};
 /// every token. Logits are f32, f16 or bf16, `[1, n, vocab]` or `[n, vocab]`.
 ///
 /// A program may have two methods `prefill` and `decode` in place of one: single tokens go to `decode`.
+///
+/// Or it is a static Llama's ([`pteron_llm::static_llama`]), with the methods `kv_forward` and perhaps `prefill_forward`.
 #[derive(Debug)]
 pub struct ProgramDecoder {
     program: Program,
-    prefill: Port,
-    decode: Option<Port>,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Text { prefill: Port, decode: Option<Port> },
+    Static(StaticDecoder),
 }
 
 #[derive(Debug)]
@@ -52,8 +61,13 @@ const UNBOUNDED: i64 = 1 << 31;
 
 impl ProgramDecoder {
     /// Methods to prepare for text generation with the method `asked`: itself, or `prefill` where it is missing, and
-    /// `decode` where there is one.
+    /// `decode` where there is one. Where `asked` is missing and there are a static Llama's methods, those.
     pub fn methods(known: &[&str], asked: &str) -> Vec<String> {
+        if !known.contains(&asked)
+            && let Some(methods) = static_llama::methods(known)
+        {
+            return methods;
+        }
         let first = if !known.contains(&asked) && known.contains(&"prefill") { "prefill" } else { asked };
         let mut out = vec![first.to_owned()];
         if first != "decode" && known.contains(&"decode") {
@@ -69,6 +83,11 @@ impl ProgramDecoder {
     /// [`Error::NotText`] if a method's inputs or outputs are not those of a text model.
     pub fn new(program: Program, method: &str) -> Result<ProgramDecoder, Error> {
         let known: Vec<&str> = program.module().graphs.iter().map(|g| g.name.as_str()).collect();
+        if !known.contains(&method)
+            && let Some(decoder) = StaticDecoder::of(&program)?
+        {
+            return Ok(ProgramDecoder { program, form: Form::Static(decoder) });
+        }
         let methods = ProgramDecoder::methods(&known, method);
         let mut ports = methods.iter().map(|m| Port::new(&program, m));
         let (Some(prefill), decode) = (ports.next(), ports.next()) else {
@@ -81,7 +100,7 @@ impl ProgramDecoder {
             let reason = format!("it and `{}` do not agree whether there is a KV cache", prefill.method);
             return Err(not_text(&program, &decode.method, reason));
         }
-        Ok(ProgramDecoder { program, prefill, decode })
+        Ok(ProgramDecoder { program, form: Form::Text { prefill, decode } })
     }
 
     /// The program.
@@ -94,6 +113,23 @@ impl ProgramDecoder {
         &mut self.program
     }
 
+    /// What the constant methods say, with what the methods themselves say: a static Llama takes several tokens a call where
+    /// it has a method for that, and its context is the mask's.
+    ///
+    /// # Errors
+    /// [`Error::Metadata`] for a known method with an unusable value.
+    pub fn metadata(&self) -> Result<ModelMetadata, Error> {
+        let mut metadata = self.program.metadata()?;
+        if let Form::Static(decoder) = &self.form {
+            let (ar_len, context) = decoder.sizes();
+            metadata.use_kv_cache = true;
+            metadata.enable_dynamic_shape = ar_len > 1;
+            metadata.max_context_len = context;
+            metadata.max_seq_len = context;
+        }
+        Ok(metadata)
+    }
+
     /// [`TextDecoder::step`], with a hook around every node.
     ///
     /// # Errors
@@ -104,9 +140,14 @@ impl ProgramDecoder {
         start_pos: i64,
         hook: &mut dyn NodeHook,
     ) -> Result<Logits<'_>, DecoderError> {
-        let port = match &self.decode {
-            Some(decode) if tokens.len() == 1 => decode,
-            _ => &self.prefill,
+        let port = match &mut self.form {
+            Form::Static(decoder) => {
+                let logits = decoder.step(&mut self.program, tokens, start_pos, hook)?;
+                let shape = vec![tokens.len(), logits.len() / tokens.len().max(1)];
+                return Ok(Logits { data: LogitsData::F32(Cow::Owned(logits)), shape });
+            }
+            Form::Text { decode: Some(decode), .. } if tokens.len() == 1 => decode,
+            Form::Text { prefill, .. } => prefill,
         };
         let ids = Tensor::of(&[1, tokens.len()], tokens)?;
         let positions: Vec<i64> = match port.position {
@@ -190,11 +231,17 @@ impl TextDecoder for ProgramDecoder {
     }
 
     fn uses_kv_cache(&self) -> bool {
-        self.prefill.position != Position::None
+        match &self.form {
+            Form::Text { prefill, .. } => prefill.position != Position::None,
+            Form::Static(_) => true,
+        }
     }
 
     fn tokens_per_call(&self) -> TokensPerCall {
-        self.prefill.tokens
+        match &self.form {
+            Form::Text { prefill, .. } => prefill.tokens,
+            Form::Static(decoder) => TokensPerCall::UpTo(decoder.sizes().0),
+        }
     }
 
     /// A ring cache keeps the position of each of its entries, which is ExecuTorch's `cache_positions` i64 `[entries]`.
@@ -205,6 +252,9 @@ impl TextDecoder for ProgramDecoder {
     /// Restores every buffer to what the program says: state that is not addressed by position (attention sinks) starts
     /// over as well.
     fn reset(&mut self) -> Result<(), DecoderError> {
+        if let Form::Static(decoder) = &mut self.form {
+            decoder.reset();
+        }
         Ok(self.program.session().reset()?)
     }
 }
@@ -400,5 +450,8 @@ mod tests {
         assert_eq!(methods(&["mine", "prefill", "decode"], "mine"), "mine decode");
         assert_eq!(methods(&["decode"], "decode"), "decode");
         assert_eq!(methods(&["mine"], "forward"), "forward");
+        assert_eq!(methods(&["prefill_forward", "kv_forward"], "forward"), "kv_forward prefill_forward");
+        assert_eq!(methods(&["kv_forward"], "forward"), "kv_forward");
+        assert_eq!(methods(&["forward", "kv_forward"], "forward"), "forward");
     }
 }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use pteron::llm::runner::{LogitsData, TextDecoder, TokensPerCall};
+use pteron::{LoadOptions, Program, ProgramDecoder};
 use pteron_exec::{Session, SessionOptions, ValueRef};
 use pteron_models::{
     BuildOptions, CALIBRATE_FORWARD, KV_FORWARD, MASKED, ModelConfig, PREFILL_FORWARD, StaticOptions, SyntheticWeights,
@@ -83,6 +85,14 @@ fn step(session: &mut Session, method: &str, ar: usize, tokens: &[i32], seen: &m
     logits
 }
 
+/// The logits of one call of a decoder.
+fn logits(decoder: &mut ProgramDecoder, tokens: &[i64], at: usize) -> Vec<f64> {
+    let given = decoder.step(tokens, at as i64).unwrap();
+    assert_eq!(given.shape, [tokens.len(), VOCABULARY]);
+    let LogitsData::F32(data) = given.data else { panic!("the logits are numbers") };
+    data.iter().map(|v| f64::from(*v)).collect()
+}
+
 #[test]
 fn all_methods_give_the_ordinary_models_logits() {
     let mut numbers = Numbers::new(5);
@@ -117,6 +127,22 @@ fn all_methods_give_the_ordinary_models_logits() {
             found.extend(step(&mut session, KV_FORWARD, 1, &[*token], &mut seen));
         }
         same("hybrid", &found);
+
+        // The decoder that text is generated with: it cuts the tokens and keeps the caches itself.
+        let module = build_static(&config, &weights, &options(Some(8))).unwrap();
+        let program = Program::from_module("static", module, &LoadOptions::default()).unwrap();
+        let mut decoder = ProgramDecoder::new(program, "forward").unwrap();
+        assert_eq!(decoder.tokens_per_call(), TokensPerCall::UpTo(8));
+        let metadata = decoder.metadata().unwrap();
+        assert_eq!((metadata.max_context_len, metadata.enable_dynamic_shape), (CONTEXT, true));
+        let mut found = logits(&mut decoder, &long[..21], 0);
+        for (at, token) in long.iter().enumerate().skip(21) {
+            found.extend(logits(&mut decoder, &[*token], at));
+        }
+        same("decoder", &found);
+        decoder.reset().unwrap();
+        let again = logits(&mut decoder, &long, 0);
+        same("decoder, once more", &again);
 
         let module = build_static_mutable(&config, &weights, &options(None)).unwrap();
         let mut session = Session::new(Arc::new(module), &SessionOptions::with_threads(2)).unwrap();

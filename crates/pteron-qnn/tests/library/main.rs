@@ -3,4 +3,5 @@
 
 mod common;
 mod compile;
+mod delegate;
 mod errors;

@@ -306,11 +306,12 @@ impl Loaded {
             max_memory: plan.max_memory,
             max_operations: plan.max_operations,
             methods,
+            qnn_sdk: None,
         };
         let file_bytes = file.file_bytes();
         let program = file.load(&options)?;
-        let metadata = program.metadata()?;
         let decoder = ProgramDecoder::new(program, &plan.method)?;
+        let metadata = decoder.metadata()?;
         let vocabulary = metadata.vocab_size.and_then(|n| i64::try_from(n).ok()).unwrap_or(256).max(1);
         let (method, path) = (plan.method.clone(), path.to_owned());
         Ok(Loaded { decoder, method, path, file_bytes, vocabulary, positions: metadata.max_context_len })

@@ -117,6 +117,7 @@ pub(crate) fn run_load(a: &RunArgs) -> Result<LoadOptions, Failure> {
         max_memory: a.limits.max_memory,
         max_operations: a.limits.max_operations,
         methods: Vec::new(),
+        qnn_sdk: a.qnn.qnn_sdk.clone(),
     })
 }
 
@@ -133,6 +134,7 @@ pub(crate) fn exec_load(a: &ExecArgs) -> Result<LoadOptions, Failure> {
         max_memory: a.limits.max_memory,
         max_operations: a.limits.max_operations,
         methods: vec![a.method.clone()],
+        qnn_sdk: a.qnn.qnn_sdk.clone(),
     })
 }
 

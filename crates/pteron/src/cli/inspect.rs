@@ -144,7 +144,7 @@ fn kind(m: &MissingOperator) -> &'static str {
 fn missing(file: &ProgramFile, r: RuntimeArg) -> Vec<MissingOperator> {
     let mut rows = missing_operators(file.head(), profile_of(r));
     if r == RuntimeArg::Pteron {
-        let delegates = pteron::delegates();
+        let delegates = pteron::delegates(None);
         let here = delegates.names();
         rows.retain(|m| !m.is_backend || !here.contains(&m.key.as_str()));
     }

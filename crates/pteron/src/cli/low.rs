@@ -87,6 +87,11 @@ pub(super) enum Command {
                   for decoding the rate at which as many bytes as a token touches are read. These shares can be compared from \
                   machine to machine.")]
     Bench(Box<BenchArgs>),
+    /// Say what this machine has for Pteron, and whether Qualcomm's libraries work
+    #[command(long_about = "Say what this machine has for Pteron, and whether Qualcomm's libraries work.\n\n\
+                  Qualcomm's QNN libraries are looked for at --qnn-sdk, at QNN_SDK_ROOT, then in the Python package \
+                  onnxruntime-qnn; one operator is compiled and run. Exit status 1 if they are there and do not work.")]
+    Doctor(DoctorArgs),
     /// List the operators of the intermediate representation
     Operators(OperatorsArgs),
     /// Print the numbers of a quantization scheme, field by field
@@ -455,6 +460,27 @@ pub(super) struct RunArgs {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) limits: LimitArgs,
+    #[command(flatten)]
+    pub(super) qnn: QnnArgs,
+}
+
+/// Where Qualcomm's libraries lie.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct QnnArgs {
+    /// Folder of Qualcomm's QNN libraries, for programs that are lowered to them [default: QNN_SDK_ROOT, then the Python
+    /// package onnxruntime-qnn]
+    #[arg(long, value_name = "DIR")]
+    pub(super) qnn_sdk: Option<PathBuf>,
+}
+
+/// `pteron doctor`.
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    pub(super) qnn: QnnArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// How a text is cut into windows.
@@ -613,6 +639,8 @@ pub(super) struct ExecArgs {
     pub(super) load_mode: LoadModeArg,
     #[command(flatten)]
     pub(super) limits: LimitArgs,
+    #[command(flatten)]
+    pub(super) qnn: QnnArgs,
 }
 
 /// How a tiktoken rank file's text is cut.

@@ -4,6 +4,7 @@ mod argv;
 mod bench;
 mod calibrate;
 mod demo;
+mod doctor;
 mod eval;
 mod exec;
 mod explain_scheme;
@@ -36,6 +37,10 @@ const FAILED: u8 = 1;
 
 /// Does what `args` (the program's name first) say.
 pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
+    // The process of Qualcomm's library: its input and output are no person's.
+    if args.get(1).is_some_and(|a| a == pteron::qnn::WORKER_ARGUMENT) {
+        return pteron::qnn::serve(args.into_iter().skip(2));
+    }
     let command = help::command();
     let args = match argv::spell(&command, args) {
         argv::Spelled::Args(args) => args,
@@ -84,6 +89,7 @@ fn dispatch(cli: Cli) -> Done {
         Some(Command::Inspect(a)) => inspect::run(&a),
         Some(Command::Demo(a)) => demo::run(&a),
         Some(Command::Bench(a)) => bench::run(&a),
+        Some(Command::Doctor(a)) => doctor::run(&a),
         Some(Command::Operators(a)) => operators::run(&a),
         Some(Command::ExplainScheme(a)) => explain_scheme::run(&a),
         Some(Command::HelpMarkdown) => help::markdown(),

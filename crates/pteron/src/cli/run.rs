@@ -149,13 +149,13 @@ fn prepare(
         .into());
     }
     let program = file.load(&LoadOptions { methods, ..load })?;
-    let metadata = program.metadata()?;
+    let decoder = ProgramDecoder::new(program, method)?;
+    let metadata = decoder.metadata()?;
     if let Some(vocab) = metadata.vocab_size
         && let Some(odd) = pteron::odd_vocabulary(tokenizer.vocab_size(), vocab)
     {
         say(&format!("warning: the tokenizer may be another model's: {odd} of {}", model.display()));
     }
-    let decoder = ProgramDecoder::new(program, method)?;
     let runner = Runner::new(tokenizer, decoder, metadata, SystemClock);
     Ok(runner.map_err(|e| anyhow!("{}: {e}", model.display()))?)
 }
