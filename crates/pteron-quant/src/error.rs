@@ -106,6 +106,14 @@ pub enum SpecError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// A rule of a recipe that cannot be followed.
+    #[error("{rule} {problem}")]
+    Rule {
+        /// The rule.
+        rule: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// Annotations that refer to each other in a circle, or to nothing.
     #[error("the annotation of {point} {problem}")]
     Reference {

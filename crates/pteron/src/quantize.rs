@@ -16,7 +16,8 @@ use pteron_quant::state::CalibrationState;
 use pteron_quant::transform::{Algorithm, LayerKind, Transform};
 
 use crate::calibration::{
-    CalibrationData, CalibrationReport, EvaluationOptions, ExportEvaluation, Feed, Passes, Probe, hex, measure, record,
+    CalibrationData, CalibrationOptions, CalibrationReport, EvaluationOptions, ExportEvaluation, Feed, Passes, Probe,
+    hex, measure, record,
 };
 use crate::error::Error;
 use crate::program::LoadOptions;
@@ -63,6 +64,17 @@ pub fn check(recipe: &Recipe) -> Result<(), Error> {
     recipe.validate().map_err(wrong)
 }
 
+/// Checks that a static scheme has something to learn from.
+///
+/// # Errors
+/// [`Error::Quantize`] that says how to get data.
+pub fn check_data(recipe: &Recipe, calibration: &CalibrationOptions) -> Result<(), Error> {
+    match calibration.is_none() && recipe.needs_calibration().map_err(wrong)? {
+        true => Err(needs_data(recipe)),
+        false => Ok(()),
+    }
+}
+
 /// The sentence for a static scheme without data.
 pub(crate) fn needs_data(recipe: &Recipe) -> Error {
     let scheme = recipe.base.pt2e.as_deref().unwrap_or_default();
@@ -99,18 +111,19 @@ struct Calibrated {
 
 impl Job<'_> {
     /// Quantizes `module`. `twin` is the same model in the form that is calibrated and measured: windows of any length, the
-    /// logits of all tokens; needed for either.
+    /// logits of all tokens; needed for either. `float` is what it is measured against.
     pub(crate) fn run(
         mut self,
         module: &mut Module,
         mut twin: Option<Module>,
+        float: Option<Module>,
         progress: &mut dyn FnMut(Step),
     ) -> Result<QuantizationReport, Error> {
         check(self.recipe)?;
         let resolved = self.recipe.resolve(module).map_err(wrong)?;
         let load = LoadOptions { threads: Some(self.threads), ..LoadOptions::default() };
-        let float = match (&mut self.probe, &twin) {
-            (Some(probe), Some(twin)) => Some(record(self.path, twin.clone(), probe, &load)?),
+        let float = match (&mut self.probe, float) {
+            (Some(probe), Some(float)) => Some(record(self.path, float, probe, &load)?),
             _ => None,
         };
         let mut plan = transform_plan(&resolved, module);

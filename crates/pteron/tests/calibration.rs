@@ -268,7 +268,7 @@ fn bad_input_is_told_in_a_sentence() {
     );
     let xnnpack = ["--pt2e-quantize", "xnnpack"];
     for (flags, code, parts) in [
-        (&["--pt2e-quantize", "xnnpack"][..], 1, &["xnnpack is a static scheme", "--calibration-data"][..]),
+        (&["--pt2e-quantize", "xnnpack"][..], 2, &["xnnpack is a static scheme", "--calibration-data"][..]),
         (&["--calibration-data", "empty.txt"], 1, &["empty.txt: the file is empty"]),
         (
             &["--calibration-data", "short.txt"],
@@ -286,7 +286,7 @@ fn bad_input_is_told_in_a_sentence() {
             &["--calibration-tasks", "lm-evaluation-harness", "--calibration-data"],
         ),
         (&["--calibration-state", "text.txt"], 1, &["text.txt", "no calibration state"]),
-        (&["--max-kl", "NaN"], 2, &["--max-kl"]),
+        (&["--calibration-data", "text.txt", "--max-kl", "NaN"], 2, &["--max-kl is NaN"]),
     ] {
         let given = if flags.contains(&"--pt2e-quantize") { &[][..] } else { &xnnpack[..] };
         let said = run(folder.path(), "export", &[given, flags, &["-o", "x.pte"]]).fails(code);
@@ -341,4 +341,24 @@ fn a_weight_that_is_no_number_is_named() {
         assert!(said.contains("model.layers.1.mlp.up_proj") && said.contains("NaN"), "{flags:?}: {said}");
         assert!(!folder.path().join("x.pte").exists());
     }
+}
+
+#[test]
+fn a_quantized_cache_is_measured_against_a_float_one() {
+    let folder = folder();
+    let cache = ["-kv", "--use-sdpa-with-kv-cache", "--quantize-kv-cache"];
+    let report = run(folder.path(), "export", &[&cache, &["-o", "a.pte", "--json"]]).json();
+    let quantization = &report["quantization"];
+    assert_eq!(quantization["scheme"], "8-bit KV cache");
+    let kl = quantization["evaluation"]["kl"].as_f64().unwrap();
+    assert!(kl > 1e-7 && kl < 0.05, "{quantization}");
+}
+
+#[test]
+fn qnn_schemes_are_calibrated_in_the_forms_with_a_cache() {
+    let folder = folder();
+    let flags = ["--pt2e-quantize", "qnn_16a8w", "--bare", "--json", "-o", "a.pte"];
+    let report = run(folder.path(), "export", &[&flags, &STATIC[2..]]).json();
+    let kl = report["quantization"]["evaluation"]["kl"].as_f64().unwrap();
+    assert!(kl > 1e-7 && kl < 0.1, "{kl}");
 }

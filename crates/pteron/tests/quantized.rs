@@ -105,7 +105,7 @@ fn what_is_wrong_is_said_in_one_sentence() {
         (&["-G", "32"], 2, ["--group-size", "--quantization-mode"]),
         (&["-E", "3,32"], 2, ["--embedding-quantize", "2, 4 or 8"]),
         (&["--pt2e-quantize", "xnnpack_dynamics"], 2, ["xnnpack_dynamics", "did you mean xnnpack_dynamic"]),
-        (&["--pt2e-quantize", "qnn_16a4w"], 2, ["qnn_16a4w", "calibration data"]),
+        (&["--pt2e-quantize", "qnn_16a4w"], 2, ["qnn_16a4w", "--calibration-data"]),
         (&["--pt2e-quantize", "vulkan_8w", "-qmode", "int8"], 2, ["--quantization-mode", "--pt2e-quantize"]),
         (&["--pt2e-quantize", "vulkan_8w", "--quant-compat", "et9"], 2, ["et9", "et0.5 or et1.5"]),
     ] {

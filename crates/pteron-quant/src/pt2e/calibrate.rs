@@ -39,7 +39,7 @@ impl<'p> Calibration<'p> {
         self
     }
 
-    /// The second pass over the data, of histograms that have their range: see [`PreparedGraph::fix_ranges`].
+    /// The second pass over the same data: only histograms that have their range see it. See [`PreparedGraph::fix_ranges`].
     #[must_use]
     pub fn counting(mut self) -> Calibration<'p> {
         self.counting = true;
@@ -99,7 +99,7 @@ impl<'p> Calibration<'p> {
 /// Whether an observer learns something in this pass.
 fn learns(observer: &Observer, counting: bool) -> bool {
     let counts = matches!(observer.state(), ObserverState::Shardable(h) if h.is_counting());
-    observer.spec().observer.kind.needs_data() && counts == counting
+    observer.spec().observer.kind.needs_data() && (counts || !counting)
 }
 
 impl PreparedGraph {

@@ -81,9 +81,14 @@ pub fn of_scheme(name: &str, specs: &SchemeSpecs) -> Result<Vec<Box<dyn Quantize
 
 /// Replaces the operators of `lacking` in all graphs by those that they are made of.
 pub(crate) fn decompose(module: &mut Module, lacking: &[Op]) -> Result<(), QuantizeError> {
-    let has = |op: Op| !lacking.contains(&op);
-    let ran = Runner::new([DECOMPOSE]).run(module, &PassContext::new(&has));
-    ran.map(drop).map_err(|e| QuantizeError::Transform { reason: e.to_string() })
+    // Attention is made of operators of numbers, which go last.
+    const OF_NUMBERS: [Op; 4] = [Op::AddScalar, Op::SubScalar, Op::MulScalar, Op::DivScalar];
+    for all in [false, true] {
+        let has = |op: Op| !lacking.contains(&op) || (!all && OF_NUMBERS.contains(&op));
+        let ran = Runner::new([DECOMPOSE]).run(module, &PassContext::new(&has));
+        ran.map_err(|e| QuantizeError::Transform { reason: e.to_string() })?;
+    }
+    Ok(())
 }
 
 /// PT2E's `ComposableQuantizer`: runs quantizers one after the other and refuses one that changes what an earlier one wrote.

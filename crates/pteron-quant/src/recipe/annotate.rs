@@ -11,8 +11,8 @@ use crate::annotation::{Annotations, QuantizationAnnotation};
 use crate::error::SpecError;
 use crate::format::{Granularity, QScheme};
 use crate::pt2e::{QuantizeError, value_at};
-use crate::quantizer::{ComposableQuantizer, Quantizer, of_scheme};
-use crate::scheme::Scheme;
+use crate::quantizer::{ComposableQuantizer, QnnQuantizer, Quantizer, of_scheme};
+use crate::scheme::{AppliesTo, Patterns, Scheme, SchemeSpecs};
 use crate::spec::{FakeQuantKind, ObserverCtr, ObserverKind, QuantizationSpec, Spec};
 
 /// Annotates as a recipe says: modules that a rule keeps float get nothing, modules with a scheme of their own are
@@ -35,21 +35,42 @@ impl Resolved {
         if schemes.is_empty() {
             return Ok(None);
         }
-        let of = |schemes: &[&'static Scheme]| -> Result<ComposableQuantizer, RecipeError> {
-            let mut out: Vec<Box<dyn Quantizer>> = Vec::new();
-            for scheme in schemes {
-                out.extend(of_scheme(scheme.name, &self.recipe.specs(scheme)?).map_err(RecipeError)?);
-            }
-            Ok(ComposableQuantizer::new(out))
-        };
+        let mut base = Vec::new();
+        for scheme in &schemes {
+            base.extend(self.quantizers(scheme, &self.recipe.specs(scheme)?)?);
+        }
         let mut of_rules = BTreeMap::new();
         for (i, rule) in self.recipe.rules.iter().enumerate() {
-            if let Some(name) = &rule.change.scheme {
-                of_rules.insert(i, of(&[Scheme::find(name).map_err(RecipeError::new)?])?);
-            }
+            let Some(name) = &rule.change.scheme else { continue };
+            let scheme = Scheme::find(name).map_err(RecipeError::new)?;
+            let mut specs = self.recipe.specs(scheme)?;
+            // Passes over the whole graph are the base's.
+            specs.custom_annotations.clear();
+            of_rules.insert(i, ComposableQuantizer::new(self.quantizers(scheme, &specs)?));
         }
-        Ok(Some(RecipeQuantizer { resolved: self.clone(), base: of(&schemes)?, of_rules }))
+        Ok(Some(RecipeQuantizer { resolved: self.clone(), base: ComposableQuantizer::new(base), of_rules }))
     }
+
+    fn quantizers(&self, scheme: &Scheme, specs: &SchemeSpecs) -> Result<Vec<Box<dyn Quantizer>>, RecipeError> {
+        // Where the scheme has blocks of its own, groups of a rule are its blocks.
+        if let (Patterns::Qnn(config), true) = (specs.patterns, has_blocks(specs)) {
+            let blocks = self.rule_of.iter().filter_map(|(path, &i)| {
+                let c = &self.recipe.rules[i].change;
+                let group = c.group.filter(|g| *g > 0 && c.granularity == Some(WeightGranularity::Group))?;
+                Some((path.clone(), vec![1, group]))
+            });
+            let quantizer = QnnQuantizer::new(scheme.name, config)
+                .with_custom_annotations(specs.custom_annotations.clone())
+                .with_block_size_map(blocks.collect());
+            return Ok(vec![Box::new(quantizer)]);
+        }
+        of_scheme(scheme.name, specs).map_err(RecipeError)
+    }
+}
+
+/// Whether a scheme has weights in blocks, where the block-size map has an entry.
+fn has_blocks(specs: &SchemeSpecs) -> bool {
+    specs.rules.iter().any(|r| r.applies_to == AppliesTo::BlockSizeMap)
 }
 
 /// Whose annotations a node takes.
@@ -91,10 +112,9 @@ impl RecipeQuantizer {
             }
         }
         let done = quantizer.annotate(module, graph, annotations);
+        // What passes over the whole graph have written there goes with the marks.
         for handle in marked {
-            if annotations.get(handle).is_some_and(|a| a.inputs.is_empty() && a.outputs.is_empty()) {
-                annotations.remove(handle);
-            }
+            annotations.remove(handle);
         }
         done
     }
@@ -160,8 +180,8 @@ impl Quantizer for RecipeQuantizer {
         match (0..rules.len()).find(|i| !effect[*i] && used(i)) {
             None => Ok(()),
             Some(i) => {
-                let problem = "has no effect: the scheme quantizes nothing there that it could change".to_owned();
-                Err(SpecError::Reference { point: self.resolved.recipe.rule_name(i), problem })
+                let problem = "has no effect: the scheme quantizes nothing there that it could change";
+                Err(SpecError::Rule { rule: self.resolved.recipe.rule_name(i), problem })
             }
         }
     }
@@ -253,6 +273,8 @@ fn edit_weight(spec: &mut QuantizationSpec, c: &Change) -> bool {
             set_observer(spec, ObserverKind::PerChannelMinMax);
             (spec.qscheme, spec.ch_axis) = (Some(QScheme::PerChannelSymmetric), Some(0));
         }
+        // Blocks that the scheme's quantizer has made.
+        Some(WeightGranularity::Group) if spec.observer.kind == ObserverKind::PerBlockParam => {}
         Some(WeightGranularity::Group) => {
             set_observer(spec, ObserverKind::AffineQuantizedMinMax);
             spec.observer.fake_quant = None;

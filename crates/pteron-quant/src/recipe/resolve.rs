@@ -15,7 +15,7 @@ use crate::transform::{Algorithm, EmbeddingMode, LayerChoice, LayerKind, LinearM
 pub struct Resolved {
     pub(super) recipe: Recipe,
     /// The rule that a module path takes, if one matches.
-    rule_of: BTreeMap<String, usize>,
+    pub(super) rule_of: BTreeMap<String, usize>,
 }
 
 /// What becomes of one operator of a model.
@@ -219,7 +219,8 @@ impl Resolved {
             let Some((kind, _)) = LayerKind::of(node.op) else { continue };
             let path: &str = &graph.paths[node.path];
             let choice = self.choice(path, kind)?;
-            if choice.is_some() || self.change(path).is_some() {
+            // What PT2E makes of it is another plan.
+            if choice.is_some() || (self.recipe.base.pt2e.is_none() && self.change(path).is_some()) {
                 out.push((path, node.op, choice));
             }
         }

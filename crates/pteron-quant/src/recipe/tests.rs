@@ -2,6 +2,7 @@ use pteron_ir::{GraphBuilder, Module, Op, TensorType, args};
 use pteron_tensor::{DType, MemorySource};
 
 use super::*;
+use crate::quantizer::Quantizer;
 use crate::transform::{LayerChoice, LayerKind};
 
 fn module() -> Module {
@@ -165,4 +166,64 @@ fn mistakes_are_named() {
         assert!(parts.iter().all(|p| said.contains(p)), "{text}\n{said}");
         assert!(!said.contains('\n'), "{said}");
     }
+}
+
+fn annotated(text: &str) -> Result<String, String> {
+    let mut m = module();
+    let resolved = Recipe::parse(text).unwrap().resolve(&m).map_err(|e| e.to_string())?;
+    let quantizer = resolved.quantizer().map_err(|e| e.to_string())?.unwrap();
+    quantizer.transform_for_annotation(&mut m).unwrap();
+    let plan = quantizer.plan(&m, &m.graphs[0]).map_err(|e| e.to_string())?;
+    Ok(plan.to_string())
+}
+
+#[test]
+fn rules_change_annotations() {
+    let plan = annotated(
+        "pt2e-quantize = 'xnnpack_dynamic'\n\
+         [[rule]]\npath = 'model.a'\nkeep-float = true\n\
+         [[rule]]\npath = 'model.b'\nbits = 4\n\
+         [[rule]]\npath = 'head'\npt2e-quantize = 'vulkan_8w'\ngranularity = 'group'\ngroup-size = 4\n",
+    )
+    .unwrap();
+    assert_eq!(
+        plan,
+        "model.a  linear  float  (rule 1)\n\
+         model.b  linear  input 8 bits per_tensor_affine, chosen at run time; weight 4 bits per_channel_symmetric, \
+         PerChannelMinMaxObserver  (rule 2)\n\
+         head     linear  weight 8 bits per_block_symmetric, AffineQuantizedMinMaxObserver  (rule 3)\n"
+    );
+    let plan = annotated(
+        "pt2e-quantize = 'xnnpack'\n[[rule]]\npath = 'head'\nactivation = 'uint16'\nobserver = 'MinMaxObserver'\n",
+    );
+    let head = plan.unwrap();
+    let head = head.lines().last().unwrap();
+    assert!(
+        head.contains("input 16 bits per_tensor_affine, MinMaxObserver") && head.contains("output 16 bits"),
+        "{head}"
+    );
+    let float = annotated("pt2e-quantize = 'xnnpack'\n[[rule]]\npath = 'head'\nactivation = 'float'\n").unwrap();
+    let head = float.lines().last().unwrap();
+    assert!(head.contains("weight 8 bits") && !head.contains("input") && !head.contains("output"), "{head}");
+}
+
+#[test]
+fn rules_give_qnn_its_blocks() {
+    let plan = annotated(
+        "pt2e-quantize = 'qnn_16a4w_block'\n\
+         [[rule]]\npath = 'model.a'\ngranularity = 'group'\ngroup-size = 4\n\
+         [[rule]]\npath = 'head'\npt2e-quantize = 'qnn_16a8w'\n",
+    )
+    .unwrap();
+    let line = |path: &str| plan.lines().find(|l| l.starts_with(path) && l.contains("linear")).unwrap().to_owned();
+    assert!(line("model.a").contains("weight 4 bits per_block_symmetric, PerBlockParamObserver"), "{plan}");
+    assert!(line("model.b").contains("weight 4 bits per_channel_symmetric"), "{plan}");
+    assert!(line("head").contains("weight 8 bits per_channel_symmetric"), "{plan}");
+}
+
+#[test]
+fn a_change_without_effect_is_an_error() {
+    let said =
+        annotated("pt2e-quantize = 'vulkan_8w'\n[[rule]]\npath = 'head'\nobserver = 'MinMaxObserver'\n").unwrap_err();
+    assert!(said.contains("rule 1 (`head`) has no effect"), "{said}");
 }

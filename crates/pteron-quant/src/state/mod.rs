@@ -151,7 +151,7 @@ pub enum StateError {
     Shard(Shard),
     /// An observer that depends on the order of the data, in a run of several shards.
     #[error(
-        "{label} is observed by {kind}, whose result depends on the order of the data: it cannot be calibrated in shards; run it whole, or use ShardableHistogramObserver"
+        "{label} is observed by {kind}, whose result depends on the order of the data: it cannot be calibrated in shards; run it whole, or take another by a recipe's rule: observer = 'ShardableHistogramObserver'"
     )]
     NotShardable {
         /// The tensor.

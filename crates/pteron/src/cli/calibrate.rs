@@ -27,12 +27,16 @@ pub(super) fn run(a: &CalibrateArgs) -> Done {
     if a.use_sdpa_with_kv_cache && !a.use_kv_cache {
         return Err(Failure::Usage("--use-sdpa-with-kv-cache needs --use-kv-cache (-kv)".to_owned()));
     }
+    if a.quantization.quantize_kv_cache && !a.use_sdpa_with_kv_cache {
+        return Err(Failure::Usage("--quantize-kv-cache needs --use-sdpa-with-kv-cache".to_owned()));
+    }
     let shard = a.shard.as_deref().map(high::shard).transpose()?;
     let ranges = a.ranges.as_deref().map(read_state).transpose()?;
     let mut exporter = Exporter::open(checkpoint)?
         .dtype(high::dtype(a.dtype_override))
         .kv_cache(a.use_kv_cache)
         .sdpa_with_kv_cache(a.use_sdpa_with_kv_cache)
+        .quantize_kv_cache(a.quantization.quantize_kv_cache)
         .allow_unexpected(a.allow_unexpected)
         .quantize(high::recipe(&a.quantization)?)
         .calibration(high::calibration(&a.calibration, None)?);

@@ -7,7 +7,7 @@ use std::path::Path;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pteron::llm::metadata::ModelMetadata;
 use pteron::models::{ModelError, parse_metadata};
-use pteron::{Error, ExportReport, Exporter, Progress, Xnnpack};
+use pteron::{Error, ExportReport, Exporter, Progress, Xnnpack, quantize};
 
 use super::high;
 use super::low::ExportArgs;
@@ -65,6 +65,10 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
         }
     };
     let recipe = high::recipe(&a.quantization)?;
+    let calibration = high::calibration(&a.calibration, a.calibration_state.as_deref())?;
+    if !a.print_plan {
+        quantize::check_data(&recipe, &calibration).map_err(|e| Failure::Usage(e.to_string()))?;
+    }
     let mut exporter = Exporter::open(checkpoint)?
         .dtype(high::dtype(a.dtype_override))
         .kv_cache(a.use_kv_cache)
@@ -77,7 +81,7 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
         .allow_unexpected(a.allow_unexpected)
         .xnnpack(xnnpack(a, recipe.base.pt2e.as_deref())?)
         .quantize(recipe)
-        .calibration(high::calibration(&a.calibration, a.calibration_state.as_deref())?)
+        .calibration(calibration)
         .evaluation(high::gate(&a.gate)?)
         .bare(a.bare);
     for (name, values) in metadata {

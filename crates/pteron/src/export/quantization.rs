@@ -166,7 +166,7 @@ impl Exporter<'_> {
         weights: &CheckpointWeights<'_>,
         warnings: &mut Vec<String>,
     ) -> Result<Option<QuantizationReport>, Error> {
-        if self.recipe.is_none() {
+        if self.recipe.is_none() && !self.options.quantize_kv_cache {
             return Ok(None);
         }
         self.tell(Progress::Quantizing { done: 0, total: 0 });
@@ -188,9 +188,7 @@ impl Exporter<'_> {
                 Some(state)
             }
         };
-        if data.is_none() && state.is_none() && recipe.needs_calibration().map_err(wrong)? {
-            return Err(quantize::needs_data(&recipe));
-        }
+        quantize::check_data(&recipe, &self.calibration)?;
         let (probe, not_evaluated) = self.probe(data.as_ref(), state.as_ref(), config)?;
         let calibrated = data.as_ref().map(|d| d.window);
         let window = calibrated.into_iter().chain(probe.iter().flat_map(|p| p.windows.first().map(Vec::len))).max();
@@ -198,6 +196,14 @@ impl Exporter<'_> {
             Some(window) => Some(build(config, weights, &self.twin_options(window))?),
             None if state.is_some() => Some(build(config, weights, &self.twin_options(BUNDLED_WINDOW))?),
             None => None,
+        };
+        // The float model has a float cache.
+        let float = match (window, self.options.quantize_kv_cache) {
+            (Some(window), true) => {
+                let options = BuildOptions { quantize_kv_cache: false, ..self.twin_options(window) };
+                Some(build(config, weights, &options)?)
+            }
+            _ => twin.clone(),
         };
         let path = self.checkpoint.path().to_owned();
         let job = Job {
@@ -210,7 +216,7 @@ impl Exporter<'_> {
             evaluation: self.evaluation,
             threads: host::default_threads(),
         };
-        let mut report = job.run(module, twin, &mut |step| {
+        let mut report = job.run(module, twin, float, &mut |step| {
             self.tell(match step {
                 Step::Weights(done, total) => Progress::Quantizing { done, total },
                 Step::Calibrating(done, total) => Progress::Calibrating { done, total },
@@ -218,6 +224,10 @@ impl Exporter<'_> {
             });
         })?;
         report.not_evaluated = not_evaluated;
+        if self.options.quantize_kv_cache {
+            let parts = [report.scheme.as_str(), "8-bit KV cache"];
+            report.scheme = parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("; ");
+        }
         for (path, why) in &report.kept_float {
             warnings.push(format!("`{path}` stays float: {why}"));
         }
@@ -349,6 +359,7 @@ impl Exporter<'_> {
         let model = hash::of_model(&hash::of_files(&self.checkpoint)?, config);
         let o = &self.options;
         let attention = match (o.use_kv_cache, o.use_sdpa_with_kv_cache) {
+            (_, true) if o.quantize_kv_cache => "8-bit KV cache with custom_sdpa",
             (_, true) => "KV cache with custom_sdpa",
             (true, false) => "KV cache",
             (false, false) => "no KV cache",
