@@ -1,10 +1,11 @@
 """Runs ExecuTorch's own quantizers over a small Llama and writes what they chose: the goldens of whole graphs.
 
-    make_pt2e_goldens.py MODEL_FOLDER OUT_FOLDER NAME WINDOWS LENGTH [SCHEME...]
+    make_pt2e_goldens.py MODEL_FOLDER OUT_FOLDER NAME WINDOWS LENGTH [--text FILE] [SCHEME...]
 
 For each scheme `OUT_FOLDER/NAME.SCHEME.json`: the windows, every annotated tensor by module path and port with scale, zero
 point and range of codes, CRC-32 of the codes of every folded constant, and the converted graph's logits for the last rows of
-the last window; for some the codes of all activations. Needs ExecuTorch 1.5.1 and torchao (`cargo xtask fetch --oracle`); `QNN_SDK_ROOT` for the schemes of QNN.
+the last window; for some the codes of all activations. Windows are of random tokens, or of the tokens of a text; then the logits
+of all windows stand beside, in `NAME.SCHEME.logits.f32`. Needs ExecuTorch 1.5.1 and torchao (`cargo xtask fetch --oracle`); `QNN_SDK_ROOT` for the schemes of QNN.
 """
 
 import base64
@@ -278,10 +279,21 @@ def codes(converted, names, inputs):
 WITH_CODES = ("xnnpack", "qnn_8a8w", "qnn_16a8w")
 
 
-def run(folder, out_folder, name, windows, length, scheme):
+def windows_of(text, folder, vocab, windows, length):
+    if text is None:
+        return np.random.RandomState(7).randint(0, vocab, (windows, length)).tolist()
+    from tokenizers import Tokenizer
+
+    with open(text, encoding="utf-8") as f:
+        ids = Tokenizer.from_file(str(Path(folder) / "tokenizer.json")).encode(f.read(100_000)).ids
+    assert len(ids) >= windows * length, f"{text} is too short"
+    return [ids[i * length:(i + 1) * length] for i in range(windows)]
+
+
+def run(folder, out_folder, name, windows, length, text, scheme):
     static, make = SCHEMES[scheme]
     model = Llama(folder, static, length, context=None)
-    tokens = np.random.RandomState(7).randint(0, model.c.vocab, (windows, length)).tolist()
+    tokens = windows_of(text, folder, model.c.vocab, windows, length)
     exported = torch.export.export(model, model.inputs(tokens[0]), strict=False).module()
     quantizer = make()
     if scheme.endswith("_block"):
@@ -311,6 +323,11 @@ def run(folder, out_folder, name, windows, length, scheme):
     }
     if scheme in WITH_CODES:
         result["codes"] = codes(converted, captured, model.inputs(tokens[-1]))
+    if text is not None:
+        with torch.no_grad(), open(Path(out_folder) / f"{name}.{scheme}.logits.f32", "wb") as f:
+            for window in tokens:
+                out = converted(*model.inputs(window))
+                f.write((out[0] if static else out).numpy().astype("<f4").tobytes())
     path = Path(out_folder) / f"{name}.{scheme}.json"
     lines = json.dumps(result).replace('{"module"', '\n{"module"').replace('{"read_by"', '\n{"read_by"')
     path.write_text(lines + "\n")
@@ -319,6 +336,8 @@ def run(folder, out_folder, name, windows, length, scheme):
 
 if __name__ == "__main__":
     folder, out_folder, name, windows, length, *schemes = sys.argv[1:]
+    text = schemes[1] if schemes[:1] == ["--text"] else None
+    schemes = schemes[2:] if text else schemes
     Path(out_folder).mkdir(parents=True, exist_ok=True)
     for scheme in schemes or SCHEMES:
-        run(folder, out_folder, name, int(windows), int(length), scheme)
+        run(folder, out_folder, name, int(windows), int(length), text, scheme)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use pteron_ir::{ConstData, Def, Module, Op};
 use pteron_quant::TensorLabel;
@@ -16,6 +17,8 @@ use crate::teacher::Cut;
 
 /// What ExecuTorch's quantizer chose.
 pub(crate) struct Golden {
+    /// `tiny` or `glass`.
+    pub(crate) model: String,
     name: String,
     pub(crate) windows: Vec<Vec<i64>>,
     points: Vec<Value>,
@@ -39,13 +42,19 @@ pub(crate) fn quantizer(scheme: &str) -> Box<dyn Quantizer> {
 }
 
 impl Golden {
+    /// One of those beside the tests.
     pub(crate) fn read(model: &str, scheme: &str) -> Golden {
+        Golden::read_from(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/models")), model, scheme)
+    }
+
+    pub(crate) fn read_from(folder: &Path, model: &str, scheme: &str) -> Golden {
         let name = format!("{model}.{scheme}");
-        let path = format!("{}/tests/goldens/models/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let path = folder.join(format!("{name}.json"));
         let v: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
         let list = |key: &str| v[key].as_array().unwrap().clone();
         let window = |w: &Value| w.as_array().unwrap().iter().map(|t| t.as_i64().unwrap()).collect();
         Golden {
+            model: model.to_owned(),
             name,
             windows: list("windows").iter().map(window).collect(),
             points: list("points"),
@@ -129,6 +138,25 @@ impl Golden {
         let error = last.iter().zip(&self.logits).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max) / self.largest_logit;
         assert!(error <= tolerance, "{}: logits differ by {error:e} of the largest", self.name);
     }
+}
+
+/// Mean KL divergence of `found` from `recorded`, rows of logits, and the part of rows with the same largest.
+pub(crate) fn distributions(recorded: &[f32], found: &[Vec<f32>]) -> (f64, f64) {
+    let log_softmax = |row: &[f32]| -> Vec<f64> {
+        let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum = row.iter().map(|x| f64::from(x - most).exp()).sum::<f64>().ln();
+        row.iter().map(|x| f64::from(x - most) - sum).collect()
+    };
+    let top = |row: &[f32]| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(i, _)| i);
+    let width = found[0].len();
+    assert_eq!(recorded.len(), found.len() * width);
+    let (mut kl, mut same) = (0.0, 0);
+    for (p, q) in recorded.chunks(width).zip(found) {
+        let (log_p, log_q) = (log_softmax(p), log_softmax(q));
+        kl += log_p.iter().zip(&log_q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+        same += usize::from(top(p) == top(q));
+    }
+    (kl / found.len() as f64, same as f64 / found.len() as f64)
 }
 
 fn codes(v: &Value) -> (Cut, Vec<i64>) {

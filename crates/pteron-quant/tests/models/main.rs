@@ -5,6 +5,8 @@ mod golden;
 mod model;
 mod teacher;
 
+use std::path::PathBuf;
+
 use golden::Golden;
 use model::Model;
 use pteron_ir::Module;
@@ -19,13 +21,12 @@ const LOGITS_AFTER_A_TIE: f32 = 1e-3;
 /// Codes that may be one apart, where the piece of the graph before each is run on the same codes.
 const APART: f64 = 1e-3;
 
-/// Calibrates and converts the model of a golden as the golden was made, and compares everything.
-fn holds(model: Model, scheme: &str, logits: f32) {
-    let golden = Golden::read(model.name(), scheme);
+/// Calibrates and converts the model of a golden as the golden was made, and compares everything but logits.
+fn converted(golden: &Golden, scheme: &str) -> Module {
     let quantizer = golden::quantizer(scheme);
-    let mut module = model.build(&golden);
+    let mut module = Model::of(scheme).build(golden);
     let mut prepared = prepare_module(&mut module, quantizer.as_ref()).unwrap();
-    model::calibrate(&module, &mut prepared[0], &golden);
+    model::calibrate(&module, &mut prepared[0], golden);
     let encodings = Encodings::of(&module.graphs[0], &prepared[0]).unwrap();
     golden.compare_points(&module, &prepared[0], &encodings, SCALE);
     let params = parameters(&module.graphs[0], &prepared[0]).unwrap();
@@ -36,24 +37,49 @@ fn holds(model: Model, scheme: &str, logits: f32) {
     );
     convert_module(&mut module, &prepared, &[params]).unwrap();
     golden.compare_constants(&module);
-    let last = golden.windows.last().unwrap();
-    golden.compare_logits(&model::logits(&module, last), logits);
     if !golden.codes.is_empty() {
-        let (all, apart) = teacher::compare(&module, &prepared[0], &model::inputs(&module, last), &golden.codes);
+        let last = model::inputs(&module, golden.windows.last().unwrap());
+        let (all, apart) = teacher::compare(&module, &prepared[0], &last, &golden.codes);
         assert!(apart as f64 <= APART * all as f64, "{scheme}: {apart} of {all} codes are one apart");
+    }
+    module
+}
+
+fn holds(scheme: &str, logits: f32) {
+    let golden = Golden::read("tiny", scheme);
+    let module = converted(&golden, scheme);
+    golden.compare_logits(&model::logits(&module, golden.windows.last().unwrap()), logits);
+}
+
+/// With a folder that `make_pt2e_goldens.py --text` made of glass-en: distributions over all windows as well.
+#[test]
+fn glass_en() {
+    let Some(folder) = std::env::var_os("PTERON_PT2E_GOLDENS").map(PathBuf::from) else {
+        let reason = "PTERON_PT2E_GOLDENS names no folder (tools/oracle/check_pt2e.sh makes it)";
+        return pteron_testkit::skip("models::glass_en", reason);
+    };
+    for scheme in ["xnnpack_dynamic_qc4", "xnnpack", "qnn_8a8w", "qnn_16a8w", "qnn_16a4w"] {
+        let golden = Golden::read_from(&folder, "glass", scheme);
+        let module = converted(&golden, scheme);
+        let rows: Vec<Vec<f32>> = golden.windows.iter().flat_map(|w| model::logits(&module, w)).collect();
+        let raw = std::fs::read(folder.join(format!("glass.{scheme}.logits.f32"))).unwrap();
+        let recorded: Vec<f32> = bytemuck::pod_collect_to_vec(&raw);
+        let (kl, same) = golden::distributions(&recorded, &rows);
+        let shown = format!("{scheme}: mean KL {kl:.1e}, same top token {:.2}% of {}", 100.0 * same, rows.len());
+        assert!(kl <= 1e-4 && same >= 0.995, "{shown}");
     }
 }
 
 #[test]
 fn xnnpack_static() {
-    holds(Model::Plain, "xnnpack", LOGITS);
-    holds(Model::Plain, "coreml_baseline_8a_c4w", LOGITS);
+    holds("xnnpack", LOGITS);
+    holds("coreml_baseline_8a_c4w", LOGITS);
 }
 
 #[test]
 fn linear_layers_and_embeddings() {
     for scheme in ["xnnpack_dynamic", "xnnpack_dynamic_qc4", "vulkan_8w", "embedding"] {
-        holds(Model::Plain, scheme, LOGITS);
+        holds(scheme, LOGITS);
     }
 }
 
@@ -73,20 +99,20 @@ fn coreml() {
 
 #[test]
 fn qnn_8_bit_activations() {
-    holds(Model::Static, "qnn_8a8w", LOGITS);
-    holds(Model::Static, "qnn_8a4w", LOGITS);
+    holds("qnn_8a8w", LOGITS);
+    holds("qnn_8a4w", LOGITS);
 }
 
 #[test]
 fn qnn_16_bit_activations() {
-    holds(Model::Static, "qnn_16a16w", LOGITS_AFTER_A_TIE);
-    holds(Model::Static, "qnn_16a8w", LOGITS_AFTER_A_TIE);
-    holds(Model::Static, "qnn_16a4w", LOGITS);
+    holds("qnn_16a16w", LOGITS_AFTER_A_TIE);
+    holds("qnn_16a8w", LOGITS_AFTER_A_TIE);
+    holds("qnn_16a4w", LOGITS);
 }
 
 #[test]
 fn qnn_blocks() {
-    holds(Model::Static, "qnn_16a4w_block", LOGITS);
+    holds("qnn_16a4w_block", LOGITS);
 }
 
 /// What one graph learnt is put onto the graphs that a program has, for one token and for many; weights are folded once.

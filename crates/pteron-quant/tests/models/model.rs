@@ -1,4 +1,4 @@
-//! The tiny Llama of `fixtures/tiny_llama_hf` in the forms that the goldens were made of.
+//! Models in the forms that the goldens were made of: the tiny Llama of `fixtures/tiny_llama_hf`, and glass-en.
 
 use std::sync::Arc;
 
@@ -23,8 +23,11 @@ pub(crate) enum Model {
     Static,
 }
 
-fn with_checkpoint<T>(f: impl FnOnce(&ModelConfig, &CheckpointWeights<'_>) -> T) -> T {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny_llama_hf");
+fn with_checkpoint<T>(model: &str, f: impl FnOnce(&ModelConfig, &CheckpointWeights<'_>) -> T) -> T {
+    let folder = match model {
+        "tiny" => pteron_testkit::fixture("tiny_llama_hf"),
+        _ => pteron_testkit::workspace_root().join("crates/pteron/assets/glass-en"),
+    };
     let checkpoint = Checkpoint::open(folder).unwrap();
     let config = ModelConfig::from_checkpoint(&checkpoint).unwrap();
     let weights = CheckpointWeights::new(&checkpoint, &config, &WeightsOptions::default()).unwrap();
@@ -32,14 +35,15 @@ fn with_checkpoint<T>(f: impl FnOnce(&ModelConfig, &CheckpointWeights<'_>) -> T)
 }
 
 impl Model {
-    pub(crate) fn name(self) -> &'static str {
-        "tiny"
+    /// The form that a scheme's golden is of.
+    pub(crate) fn of(scheme: &str) -> Model {
+        if scheme.starts_with("qnn_") { Model::Static } else { Model::Plain }
     }
 
     /// The graph for windows of the golden's length.
     pub(crate) fn build(self, golden: &Golden) -> Module {
         let length = golden.windows[0].len();
-        with_checkpoint(|config, weights| match self {
+        with_checkpoint(&golden.model, |config, weights| match self {
             Model::Plain => {
                 let options = BuildOptions {
                     use_kv_cache: false,
@@ -63,7 +67,7 @@ impl Model {
 /// The program for one token and for eight, in a context of 24.
 pub(crate) fn hybrid() -> Module {
     let options = StaticOptions { max_context_length: 24, prefill_ar_len: Some(8), ..StaticOptions::default() };
-    with_checkpoint(|config, weights| build_static(config, weights, &options).unwrap())
+    with_checkpoint("tiny", |config, weights| build_static(config, weights, &options).unwrap())
 }
 
 /// The inputs of a window.
