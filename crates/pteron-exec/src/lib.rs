@@ -23,6 +23,7 @@ mod fuel;
 mod fuse;
 mod fused;
 mod hook;
+mod in_place;
 mod memory;
 mod operands;
 mod plan;

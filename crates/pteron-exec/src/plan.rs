@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use pteron_ir::memory::{Interval, Storage, StorageId, StorageKind, place, storages_with_safe_views};
-use pteron_ir::{BufferId, ConstId, Extra, Graph, Id, IdMap, Module, NodeId, SideTable, Type, ValueId};
+use pteron_ir::{BufferId, ConstId, Extra, Graph, Id, IdMap, Module, NodeId, RegionId, SideTable, Type, ValueId};
 use pteron_tensor::AlignedBytes;
 
 use crate::dispatch::has_kernel;
 use crate::error::ExecError;
 use crate::fold::{Folded, Folder};
-use crate::fuse::Groups;
+use crate::fuse::{Groups, Part};
+use crate::in_place::InPlace;
 
 /// Where a tensor's bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +66,12 @@ pub(crate) struct MethodPlan {
     pub(crate) dynamic: SideTable<NodeId, bool>,
     /// Nodes whose outputs all share an input's memory: nothing is computed.
     pub(crate) alias: SideTable<NodeId, bool>,
+    /// Nodes that write their first argument where it lies.
+    pub(crate) in_place: InPlace,
     /// Nodes that are executed together.
     pub(crate) groups: Groups,
+    /// The nodes of each region without those that a group passes over.
+    pub(crate) walks: SideTable<RegionId, Vec<NodeId>>,
     /// Nodes that were executed when the session was made.
     pub(crate) folded: Folded,
     /// Bytes of arena that the method needs.
@@ -81,6 +86,7 @@ impl MethodPlan {
     pub(crate) fn new(graph: &Graph, state: &StateLayout, fold: Option<&mut Folder>) -> Result<MethodPlan, ExecError> {
         let memory = |source| ExecError::Memory { method: graph.name.clone(), source };
         let mut map = storages_with_safe_views(graph).map_err(memory)?;
+        let in_place = InPlace::find(graph, &mut map);
         let folded = fold.map_or_else(Folded::none, |f| f.find(graph, &map));
         let groups = Groups::find(graph, &mut map, &folded);
         let is_temp = |(id, s): &(StorageId, &Storage)| s.kind == StorageKind::Temp && folded.storages[*id].is_none();
@@ -132,15 +138,30 @@ impl MethodPlan {
             };
             alias[n] = node.op.is_view() && (0..node.outputs.len()).all(shares);
         }
-        let in_place =
+        let is_there =
             |&(b, v): &(BufferId, ValueId)| map.of[v].is_some_and(|s| map.storages[s].kind == StorageKind::Buffer(b));
-        let write_backs: Vec<_> = graph.mutations.iter().filter(|m| !in_place(m)).copied().collect();
+        let write_backs: Vec<_> = graph.mutations.iter().filter(|m| !is_there(m)).copied().collect();
         let overwritten = |v: &ValueId| match map.of[*v].map(|s| map.storages[s].kind) {
             Some(StorageKind::Buffer(b)) => write_backs.iter().any(|w| w.0 == b),
             _ => false,
         };
         let saved = graph.outputs().iter().filter(|v| overwritten(v)).copied().collect();
-        Ok(MethodPlan { places, dynamic, alias, groups, folded, arena_bytes: placement.total, write_backs, saved })
+        let mut walks = SideTable::new(Vec::new());
+        for (id, r) in graph.regions.iter() {
+            walks[id] = r.nodes.iter().copied().filter(|&n| groups.part[n] != Part::Inner).collect();
+        }
+        Ok(MethodPlan {
+            places,
+            dynamic,
+            alias,
+            in_place,
+            groups,
+            walks,
+            folded,
+            arena_bytes: placement.total,
+            write_backs,
+            saved,
+        })
     }
 
     /// True if the method reads constant `c`.

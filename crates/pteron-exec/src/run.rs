@@ -277,17 +277,16 @@ impl<'s> Run<'s, '_> {
     }
 
     fn region(&mut self, region: RegionId, hook: &mut dyn NodeHook) -> Result<(), ExecError> {
-        let graph = self.graph;
-        for &n in &graph.regions[region].nodes {
+        let (graph, plan) = (self.graph, self.plan);
+        let active = hook.is_active();
+        let watched = active && hook.wants_outputs();
+        let nodes = if watched { &graph.regions[region].nodes } else { &plan.walks[region] };
+        for &n in nodes {
             self.steps_left = match self.steps_left.checked_sub(1) {
                 Some(left) => left,
                 None => return Err(ExecError::StepLimit { method: graph.name.clone(), limit: self.max_steps }),
             };
-            let active = hook.is_active();
-            let part = if active && hook.wants_outputs() { Part::Alone } else { self.plan.groups.part[n] };
-            if part == Part::Inner {
-                continue;
-            }
+            let part = if watched { Part::Alone } else { plan.groups.part[n] };
             if active {
                 hook.before(graph, n);
             }
@@ -383,7 +382,7 @@ impl<'s> Run<'s, '_> {
             }
             _ => {
                 self.infer_outputs(n)?;
-                if self.plan.alias[n] {
+                if self.plan.alias[n] || self.plan.in_place.idle[n] {
                     return self.fuel.charge(|| Fuel::NODE);
                 }
                 self.charge(n)?;
@@ -502,7 +501,8 @@ impl<'s> Run<'s, '_> {
     fn kernel(&mut self, n: NodeId) -> Result<(), String> {
         let (graph, plan) = (self.graph, self.plan);
         let node = &graph.nodes[n];
-        let schema = node.op.schema();
+        let op = if plan.in_place.writes[n] { Op::IndexPutInto } else { node.op };
+        let schema = op.schema();
         let frame = &*self.frame;
         let (mut memory, written) =
             split(self.arena, self.state, self.constants, self.inputs, frame, plan, &node.outputs)?;
@@ -518,7 +518,7 @@ impl<'s> Run<'s, '_> {
         for (&v, at) in node.outputs.iter().zip(written) {
             outs.push(take_out(&mut memory, &frame.slots[v], at)?);
         }
-        call(self.ctx, self.quant, node.op, &resolved, outs)
+        call(self.ctx, self.quant, op, &resolved, outs)
     }
 
     fn delegate(&mut self, n: NodeId, hook: &mut dyn NodeHook) -> Result<(), String> {

@@ -200,7 +200,7 @@ impl Session {
             fuel: options.fuel,
             module,
         };
-        session.reset()?;
+        session.initialize()?;
         Ok(session)
     }
 
@@ -234,10 +234,16 @@ impl Session {
     /// # Errors
     /// [`ExecError::Source`] if an initial value cannot be read.
     pub fn reset(&mut self) -> Result<(), ExecError> {
+        self.state.fill(0);
+        self.initialize()
+    }
+
+    /// Writes the initial values of buffers that have one over zeros. Caches have none: their pages are not touched before
+    /// they are used.
+    fn initialize(&mut self) -> Result<(), ExecError> {
         for (id, b) in self.module.buffers.iter() {
             let range = self.layout.ranges[id].clone();
             let to = &mut self.state[range];
-            to.fill(0);
             if let Some(c) = b.init
                 && let pteron_ir::ConstData::Source(s) = &self.module.constants[c].data
             {

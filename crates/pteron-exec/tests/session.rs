@@ -297,3 +297,46 @@ fn what_is_read_late_is_what_it_was() {
         assert_eq!(out.tensor(1).unwrap().as_slice::<f32>().unwrap(), expected.map(|v| 2.0 * v));
     }
 }
+
+/// `index_put` of a row into a cache of four, whose new contents are read and written back by a copy; `late` reads the old
+/// contents after that.
+fn cache_by_copy(late: bool) -> Module {
+    let mut m = Module::new("m");
+    let ty = TensorType::fixed(DType::F32, &[4, 2]);
+    let cache = m.add_buffer("cache", ty);
+    let mut g = GraphBuilder::new(&mut m, "forward");
+    let at = g.input("at", TensorType::fixed(DType::I64, &[1]));
+    let row = g.input("row", TensorType::fixed(DType::F32, &[1, 2]));
+    let old = g.buffer(cache);
+    let new = g.call(Op::IndexPut, [old.into(), Arg::tensors(&[at]), row.into(), false.into()]).unwrap();
+    let seen = g.call(Op::Neg, args![new]).unwrap();
+    let before = if late { g.call(Op::Abs, args![old]).unwrap() } else { seen };
+    let after = g.call(Op::CopyInto, args![old, new]).unwrap();
+    g.write_back(cache, after);
+    g.finish(&[seen, before]);
+    m
+}
+
+#[test]
+fn a_cache_that_is_copied_back_is_written_in_place() {
+    let mut arenas = Vec::new();
+    for late in [false, true] {
+        let mut s = Session::new(Arc::new(cache_by_copy(late)), &SessionOptions::with_threads(1)).unwrap();
+        let mut expected = [0f64; 8];
+        for (call, watched) in [(0usize, false), (2, true), (3, false), (2, false)] {
+            let row = [call as f32 + 1.0, -5.0];
+            let (at, row) = (Tensor::of(&[1], &[call as i64]).unwrap(), Tensor::of(&[1, 2], &row).unwrap());
+            let inputs = [ValueRef::Tensor(at.view()), ValueRef::Tensor(row.view())];
+            let before = expected;
+            expected[2 * call..2 * call + 2].copy_from_slice(&[call as f64 + 1.0, -5.0]);
+            let mut log = Seen(Vec::new());
+            let out = if watched { s.run_watched("forward", &inputs, &mut log) } else { s.run("forward", &inputs) };
+            let out = out.unwrap();
+            assert_eq!(out.tensor(0).unwrap().to_f64_vec(), expected.map(|x| -x), "{late}");
+            let second = if late { before.map(f64::abs) } else { expected.map(|x| -x) };
+            assert_eq!(out.tensor(1).unwrap().to_f64_vec(), second, "{late}");
+        }
+        arenas.push(s.memory().arena);
+    }
+    assert!(arenas[0] < arenas[1], "{arenas:?}");
+}

@@ -19,7 +19,8 @@ impl AlignedBytes {
 
     /// `len` zero bytes. The operating system commits the pages as they are written.
     pub fn zeroed(len: usize) -> AlignedBytes {
-        AlignedBytes { lines: vec![bytemuck::Zeroable::zeroed(); len.div_ceil(64)], len }
+        // Memory that the system gives as zeros is not written.
+        AlignedBytes { lines: bytemuck::zeroed_vec(len.div_ceil(64)), len }
     }
 
     /// A copy of `bytes`.

@@ -1,6 +1,6 @@
 //! Looking around in a graph: who makes a value, who reads it, what a node is.
 
-use pteron_ir::memory::{StorageId, StorageMap, aliased_input};
+use pteron_ir::memory::{StorageId, StorageMap};
 use pteron_ir::{Arg, Def, Graph, IntArg, NodeId, Op, RegionId, SideTable, TensorType, ValueId};
 use pteron_tensor::DType;
 use smallvec::SmallVec;
@@ -104,11 +104,9 @@ impl<'g> Finder<'g> {
             self.graph.nodes[m].args.iter().for_each(|a| a.for_each_value(|v| read.extend(map.of[v])));
         }
         let between = order.get(self.position[first]..=self.position[last]).unwrap_or(&[]);
-        between.iter().all(|&n| {
-            (0..self.graph.nodes[n].outputs.len()).all(|k| {
-                let written = aliased_input(self.graph, n, k, false).and_then(|v| map.of[v]);
-                written.is_none_or(|s| !read.contains(&s))
-            })
+        between.iter().filter(|n| !members.contains(n)).all(|&n| {
+            let node = &self.graph.nodes[n];
+            node.op.is_view() || node.outputs.iter().all(|&v| map.of[v].is_none_or(|s| !read.contains(&s)))
         })
     }
 

@@ -8,21 +8,15 @@ use super::finder::Finder;
 use super::{Found, Fused};
 
 impl Finder<'_> {
-    /// `n` is SiLU, or the sigmoid of its decomposition, whose result is multiplied by another tensor.
-    pub(super) fn silu_gate(&self, n: NodeId) -> Option<Found> {
-        let x = self.value(n, 0)?;
-        let s = self.out(n)?;
-        let mut members: SmallVec<[NodeId; 16]> = smallvec![n];
-        let y = if self.op(n) == Op::Silu {
-            s
-        } else {
-            let silu = self.only_user(s, Op::Mul)?;
-            if self.beside(silu, s) != Some(x) || x == s {
-                return None;
-            }
-            members.push(silu);
-            self.out(silu)?
-        };
+    /// `sigmoid` is that of `silu`'s decomposition, whose result is multiplied by another tensor.
+    pub(super) fn silu_gate(&self, sigmoid: NodeId) -> Option<Found> {
+        let (x, s) = (self.value(sigmoid, 0)?, self.out(sigmoid)?);
+        let silu = self.only_user(s, Op::Mul)?;
+        if self.beside(silu, s) != Some(x) || x == s {
+            return None;
+        }
+        let y = self.out(silu)?;
+        let mut members: SmallVec<[NodeId; 16]> = smallvec![sigmoid, silu];
         let product = self.only_user(y, Op::Mul)?;
         members.push(product);
         let gate = self.beside(product, y)?;

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | norms (`norm.rs`) | products, mean, root, of any exporter; with the sum before it | the same bits |
 //! | rotary embedding (`rope.rs`) | halves, neighbours, `x·cos + rotate_half(x)·sin` | the same bits |
-//! | gate (`gate.rs`) | `x·sigmoid(x)·y`, `silu(x)·y` | the same bits |
+//! | gate (`gate.rs`) | `x·sigmoid(x)·y` | the same bits |
 //! | linear layers of one input (`linear.rs`) | `linear`; `mm` and `addmm` by a transposed weight | the same bits; a product with a transposed weight within the tolerance of its sum |
 //! | attention (`attention.rs`) | scaled products, mask, softmax with or without its guards | within the tolerance of its sums |
 //!
@@ -141,7 +141,7 @@ impl Groups {
             let candidates: SmallVec<[Found; 2]> = match graph.nodes[n].op {
                 Op::Mean | Op::RmsNorm => finder.norms(n),
                 Op::Cat | Op::Add => finder.rope(n).into_iter().collect(),
-                Op::Sigmoid | Op::Silu => finder.silu_gate(n).into_iter().collect(),
+                Op::Sigmoid => finder.silu_gate(n).into_iter().collect(),
                 Op::Softmax => finder.attention(n, &is_free).into_iter().collect(),
                 _ => continue,
             };
@@ -195,26 +195,27 @@ impl Groups {
         reads.retain(|v| !inner(*v));
         reads.sort_unstable();
         reads.dedup();
-        // What it reads and writes, and what is between for the case that the members are executed one by one after all.
-        let span = (finder.position[first], finder.position[last]);
-        let mut live = |v: ValueId| {
-            if let Some(s) = map.of[v] {
-                let s = &mut map.storages[s];
-                s.last = s.last.max(span.1);
-            }
+        // All of it happens at its turn: what comes from outside lives until then, and what the members give is kept apart
+        // from what else is there, for the case that they are executed one by one after all.
+        let turn = finder.position[at];
+        for v in reads.iter().filter_map(|&v| map.of[v]) {
+            map.storages[v].last = map.storages[v].last.max(turn);
+        }
+        let is_idle = |n: NodeId| {
+            let node = &finder.graph.nodes[n];
+            let shares =
+                || node.outputs.first().is_some_and(|&v| finder.value(n, 0).map(|x| map.of[x]) == Some(map.of[v]));
+            members.contains(&n) || folded.nodes[n] || node.op.is_view() && shares()
         };
-        what.inputs().into_iter().for_each(&mut live);
-        for &m in &members {
-            finder.graph.nodes[m].outputs.iter().for_each(|&v| live(v));
-            finder.graph.nodes[m].args.iter().for_each(|a| a.for_each_value(&mut live));
+        // The last position at which something else is computed meanwhile; after it the members follow one another.
+        let other = (finder.position[first]..turn).rev().find(|&i| order.get(i).is_some_and(|&n| !is_idle(n)));
+        let until = if at == last { other } else { Some(turn) };
+        for v in members.iter().flat_map(|&m| &finder.graph.nodes[m].outputs).filter_map(|&v| map.of[v]) {
+            let s = &mut map.storages[v];
+            s.first = s.first.min(turn);
+            s.last = s.last.max(until.unwrap_or(0));
         }
         for &m in &members {
-            for &v in &finder.graph.nodes[m].outputs {
-                if let Some(s) = map.of[v] {
-                    let s = &mut map.storages[s];
-                    s.first = s.first.min(span.0);
-                }
-            }
             self.part[m] = if m == at { Part::Turn(self.list.len()) } else { Part::Inner };
         }
         self.list.push(Group { members, what, outs, reads });

@@ -1,7 +1,7 @@
 //! Attention over blocks of keys: no score matrix larger than a tile by a block is ever built.
 //!
-//! A piece of work is a tile of queries of one batch entry and one key/value head, together with all query heads that share
-//! it. For each block of [`KV_BLOCK`] keys: scores, the block's softmax numerators relative to its own maximum, their sum,
+//! A piece of work is a tile of queries of one batch entry and one key/value head (or, for one token's decoding, all of them),
+//! together with all query heads that share it. For each block of [`KV_BLOCK`] keys: scores, the block's softmax numerators relative to its own maximum, their sum,
 //! and their weighted values; then the block is merged into what the earlier blocks gave. Blocks begin at fixed keys and
 //! are merged in their order, so a query's result does not depend on its tile, on the other queries, or on whether the
 //! blocks were computed by one thread or several.
@@ -21,6 +21,10 @@ use crate::{Context, wide};
 const KV_BLOCK: usize = 128;
 /// Query rows (positions times heads of a group) that a tile aims at.
 const TILE_ROWS: usize = 48;
+/// Query rows of all heads up to which the heads of a position are read together.
+const MOST_ROWS: usize = 128;
+/// Positions in a step of that.
+const SHORT: usize = 16;
 /// Multiply-adds below which waking another thread costs more than it saves.
 const SMALL: usize = 256 * 1024;
 
@@ -143,14 +147,27 @@ impl<'a> State<'a> {
     }
 }
 
-/// One tile: queries `first..first + count` of a batch entry and a key/value head. Row `g·count + i` is query `first + i` of
-/// the group's head `g`.
+/// One tile: queries `first..first + count` of a batch entry and of some neighbouring key/value heads. Row
+/// `(h·group + g)·count + i` is query `first + i` of head `g` of the group of key/value head `kv_head + h`.
 #[derive(Clone, Copy)]
 struct Tile {
     batch: usize,
     kv_head: usize,
+    heads: usize,
     first: usize,
     count: usize,
+}
+
+impl Tile {
+    /// Rows of one key/value head.
+    fn rows(&self, p: &Problem<'_>) -> usize {
+        p.group() * self.count
+    }
+
+    /// Rows of all heads.
+    fn all_rows(&self, p: &Problem<'_>) -> usize {
+        self.heads * self.rows(p)
+    }
 }
 
 /// Keys or values.
@@ -201,18 +218,59 @@ impl<T: MatrixElement> Source<'_, T> {
         }
     }
 
-    /// Where the tile's `n` rows from position `j0` on begin, and the distance between them; codes become numbers in
+    /// Where the `n` rows of a head from position `j0` on begin, and the distance between them; codes become numbers in
     /// `numbers`.
-    fn block(&self, t: Tile, j0: usize, n: usize, width: usize, numbers: &mut Vec<f32>) -> (*const T, usize) {
+    fn block(
+        &self,
+        batch: usize,
+        head: usize,
+        j0: usize,
+        n: usize,
+        width: usize,
+        numbers: &mut Vec<f32>,
+    ) -> (*const T, usize) {
         match self {
-            Source::Plain(r) => (r.data[t.batch * r.batch + t.kv_head * r.head + j0 * r.pos..].as_ptr(), r.pos),
+            Source::Plain(r) => (r.data[batch * r.batch + head * r.head + j0 * r.pos..].as_ptr(), r.pos),
             Source::Codes(c) => {
-                c.numbers(t.batch, t.kv_head, j0, n, width, numbers);
+                c.numbers(batch, head, j0, n, width, numbers);
                 // `hold` says that T is f32.
                 (numbers.as_ptr().cast(), width)
             }
         }
     }
+
+    /// True if the heads of a position lie one behind the other.
+    fn heads_are_neighbours(&self, width: usize) -> bool {
+        match self {
+            Source::Plain(r) => r.head == width && r.pos > r.head,
+            Source::Codes(c) => c.codes.head == width && c.codes.pos > c.codes.head,
+        }
+    }
+
+    /// Asks for `n` positions of some heads, whose rows lie one behind the other.
+    fn prefetch(&self, t: Tile, j0: usize, n: usize, width: usize) {
+        let Source::Plain(r) = self else { return };
+        let bytes = t.heads * width * size_of::<T>();
+        for j in j0..j0 + n {
+            let row = &r.data[t.batch * r.batch + t.kv_head * r.head + j * r.pos..];
+            for at in (0..bytes).step_by(64) {
+                prefetch_far(row.as_ptr().cast::<u8>().wrapping_add(at));
+            }
+        }
+    }
+}
+
+/// Asks for a cache line, into the second-level cache.
+#[inline]
+fn prefetch_far(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing, whatever the address; every x86-64 processor has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
 }
 
 /// Queries, keys, values.
@@ -257,11 +315,11 @@ fn with<S: Default, R>(key: &'static std::thread::LocalKey<RefCell<S>>, f: impl 
 impl Space {
     /// Takes the tile's queries in and makes room for its scores.
     fn prepare<T: MatrixElement>(&mut self, kernels: &Kernels, p: &Problem<'_>, q: &Rows<'_, T>, t: Tile) {
-        let rows = p.group() * t.count;
+        let rows = t.all_rows(p);
         let own = T::own(kernels).is_some();
         self.q.clear();
         self.narrow.clear();
-        for g in 0..p.group() {
+        for g in 0..t.heads * p.group() {
             for i in 0..t.count {
                 let at = t.batch * q.batch + (t.kv_head * p.group() + g) * q.head + (t.first + i) * q.pos;
                 let row = &q.data[at..at + p.width];
@@ -282,7 +340,7 @@ impl Space {
 fn is_hidden(p: &Problem<'_>, t: Tile, j0: usize, n: usize) -> bool {
     let Some(mask) = p.mask else { return false };
     let [sb, sh, sq, sk] = mask.strides;
-    let heads = if sh == 0 { 1 } else { p.group() };
+    let heads = if sh == 0 { 1 } else { t.heads * p.group() };
     let queries = if sq == 0 { 1 } else { t.count };
     (0..heads).all(|g| {
         (0..queries).all(|i| {
@@ -336,59 +394,74 @@ fn block<T: MatrixElement>(
     space: &mut Space,
     state: &mut State<'_>,
 ) {
-    let (group, width) = (p.group(), p.value_width);
-    let rows = group * t.count;
+    let width = p.value_width;
+    let (rows, all) = (t.rows(p), t.all_rows(p));
     let n = (j0 + KV_BLOCK).min(p.visible(t.first + t.count - 1).1) - j0;
     // What is hidden has no weight.
     if is_hidden(p, t, j0, n) {
         return;
     }
-    let (w, ldw) = x.k.block(t, j0, n, p.width, &mut space.keys);
-    // SAFETY: `run` checked that the keys `0..p.keys` of every head lie inside the data, and `j0 + n <= p.keys`; the thread's
-    // buffers have `rows` rows of `p.width` (those of the queries that are used) and of KV_BLOCK elements.
-    unsafe {
-        let (ldx, out, ldo) = (p.width, space.scores.as_mut_ptr(), KV_BLOCK);
-        match T::own(kernels) {
-            Some(dot) => {
-                // Only bf16 has such a kernel.
-                let q = space.narrow.as_ptr().cast::<T>();
-                dot(DotArgs { x: q, ldx, w, ldw, out, ldo, m: rows, n, k: p.width }, &mut space.panel);
-            }
-            None => {
-                let q = space.q.as_ptr();
-                (T::nt(kernels))(NtArgs { x: q, ldx, w, ldw, out, ldo, m: rows, n, k: p.width });
+    // Several heads lie one behind the other: in short steps the memory is read as one stream, and that of the values is
+    // asked for meanwhile.
+    let step = if t.heads > 1 { SHORT } else { n };
+    for from in (0..n).step_by(step.max(1)) {
+        let some = step.min(n - from);
+        if t.heads > 1 {
+            x.v.prefetch(t, j0 + from, some, width);
+        }
+        for h in 0..t.heads {
+            let (w, ldw) = x.k.block(t.batch, t.kv_head + h, j0 + from, some, p.width, &mut space.keys);
+            let out = space.scores[h * rows * KV_BLOCK + from..].as_mut_ptr();
+            let (ldx, ldo, first) = (p.width, KV_BLOCK, h * rows * p.width);
+            // SAFETY: `run` checked that the keys `0..p.keys` of every head lie inside the data, and `j0 + n <= p.keys`; the
+            // thread's buffers have `rows` rows for each head of `p.width` (those of the queries that are used) and of KV_BLOCK
+            // elements.
+            unsafe {
+                match T::own(kernels) {
+                    Some(dot) => {
+                        // Only bf16 has such a kernel.
+                        let q = space.narrow.as_ptr().add(first).cast::<T>();
+                        dot(DotArgs { x: q, ldx, w, ldw, out, ldo, m: rows, n: some, k: p.width }, &mut space.panel);
+                    }
+                    None => {
+                        let q = space.q.as_ptr().add(first);
+                        (T::nt(kernels))(NtArgs { x: q, ldx, w, ldw, out, ldo, m: rows, n: some, k: p.width });
+                    }
+                }
             }
         }
     }
-    for g in 0..group {
+    for g in 0..t.heads * p.group() {
         for i in 0..t.count {
             let r = g * t.count + i;
             let row = &mut space.scores[r * KV_BLOCK..r * KV_BLOCK + n];
             wide::scale(row, p.scale);
-            restrict(p, t.batch, t.kv_head * group + g, t.first + i, j0, row);
+            restrict(p, t.batch, t.kv_head * p.group() + g, t.first + i, j0, row);
             let max = kernels.row_max(row);
             // Where nothing is seen, -∞ - 0 still gives 0, and NaN stays NaN.
             let reference = if max == f32::NEG_INFINITY { 0.0 } else { max };
             space.sums[r] = (max, kernels.exp_sub_sum(row, reference));
         }
     }
-    let (b, ldb) = x.v.block(t, j0, n, width, &mut space.values);
-    // SAFETY: as above, for the values; `part` has `rows` rows of `width` elements.
-    unsafe {
-        (T::nn(kernels))(NnArgs {
-            a: space.scores.as_ptr(),
-            a_row: KV_BLOCK,
-            a_col: 1,
-            b,
-            ldb,
-            out: space.part.as_mut_ptr(),
-            ldo: width,
-            m: rows,
-            n: width,
-            k: n,
-        });
+    for h in 0..t.heads {
+        let (b, ldb) = x.v.block(t.batch, t.kv_head + h, j0, n, width, &mut space.values);
+        // SAFETY: as above, for the values; `part` has `rows` rows of `width` elements for each head.
+        unsafe {
+            (T::nn(kernels))(NnArgs {
+                a: space.scores.as_ptr().add(h * rows * KV_BLOCK),
+                a_row: KV_BLOCK,
+                a_col: 1,
+                b,
+                ldb,
+                out: space.part.as_mut_ptr().add(h * rows * width),
+                ldo: width,
+                m: rows,
+                n: width,
+                k: n,
+            });
+        }
     }
-    for (r, &(max, sum)) in space.sums[..rows].iter().enumerate() {
+    for (r, &(max, sum)) in space.sums[..all].iter().enumerate() {
         state.merge_row(r, max, sum, &space.part[r * width..(r + 1) * width]);
     }
 }
@@ -402,7 +475,7 @@ fn blocks(p: &Problem<'_>, t: Tile) -> std::ops::Range<usize> {
 /// Divides by the sums and rounds into the output, whose rows lie as `place` says.
 fn finish<T: Rounded>(p: &Problem<'_>, t: Tile, state: &mut State<'_>, out: &SharedMut<T>, place: [usize; 3]) {
     let width = p.value_width;
-    for g in 0..p.group() {
+    for g in 0..t.heads * p.group() {
         for i in 0..t.count {
             let r = g * t.count + i;
             let row = &mut state.out[r * width..(r + 1) * width];
@@ -447,19 +520,27 @@ pub(super) fn run<T: MatrixElement + Rounded>(
     let kernels = ctx.kernels();
     let per_tile = (TILE_ROWS / p.group()).clamp(1, p.queries);
     let tiles = p.queries.div_ceil(per_tile);
-    let count = p.batches * p.kv_heads * tiles;
+    // One token's heads together, where that leaves enough for each thread.
+    let together = tiles == 1
+        && p.queries * p.query_heads <= MOST_ROWS
+        && x.k.heads_are_neighbours(p.width)
+        && x.v.heads_are_neighbours(p.value_width)
+        && (p.keys.div_ceil(KV_BLOCK) >= 2 * ctx.pool().threads() || ctx.pool().threads() == 1);
+    let heads = if together { p.kv_heads } else { 1 };
+    let count = p.batches * p.kv_heads / heads * tiles;
     let tile = |i: usize| {
         let first = i % tiles * per_tile;
         Tile {
-            batch: i / tiles / p.kv_heads,
-            kv_head: i / tiles % p.kv_heads,
+            batch: i / tiles / (p.kv_heads / heads),
+            kv_head: i / tiles % (p.kv_heads / heads) * heads,
+            heads,
             first,
             count: per_tile.min(p.queries - first),
         }
     };
     let whole = |i: usize| {
         let t = tile(i);
-        let rows = p.group() * t.count;
+        let rows = t.all_rows(p);
         with(&SPACE, |space| {
             space.prepare(kernels, p, &x.q, t);
             let mut memory = std::mem::take(&mut space.state);
@@ -482,13 +563,13 @@ pub(super) fn run<T: MatrixElement + Rounded>(
     // Few tiles with many blocks (one token's decoding): the blocks go to the threads, and are merged afterwards in the
     // order in which one thread would have merged them.
     if widest > 1 && count < 4 * ctx.pool().threads() && ctx.pool().threads() > 1 {
-        let most = State::len(p.group() * per_tile, p.value_width);
+        let most = State::len(heads * p.group() * per_tile, p.value_width);
         with(&PARTS, |parts| {
             parts.resize((count * widest + 1) * most, 0.0);
             let slots = SharedMut::new(parts);
             ctx.pool().run(count * widest, &|piece| {
                 let t = tile(piece / widest);
-                let rows = p.group() * t.count;
+                let rows = t.all_rows(p);
                 // SAFETY: one slot a piece, of the elements that the largest tile takes.
                 let memory = unsafe { std::slice::from_raw_parts_mut(slots.at(piece * most), most) };
                 let mut state = State::new(&mut memory[..State::len(rows, p.value_width)], rows);
@@ -502,7 +583,7 @@ pub(super) fn run<T: MatrixElement + Rounded>(
             let (parts, last) = parts.split_at_mut(count * widest * most);
             for (i, parts) in parts.chunks_mut(widest * most).enumerate() {
                 let t = tile(i);
-                let rows = p.group() * t.count;
+                let rows = t.all_rows(p);
                 let len = State::len(rows, p.value_width);
                 let mut state = State::new(&mut last[..len], rows);
                 for part in parts.chunks_mut(most).take(blocks(p, t).len()) {

@@ -15,6 +15,8 @@ pub struct Work {
     pub matrix_flops: u64,
     /// Those of them whose operands are both bf16.
     pub bf16_flops: u64,
+    /// Those of them whose operands are both codes of at most 8 bits that are dequantized.
+    pub int8_flops: u64,
     /// Operations of attention's two products; of a causal one only those of the positions before each token.
     pub attention_flops: u64,
     /// Calls of delegates: their operations are not counted, their payloads are as constants.
@@ -39,6 +41,7 @@ impl std::ops::AddAssign for Work {
         self.cache_bytes = self.cache_bytes.saturating_add(other.cache_bytes);
         self.matrix_flops = self.matrix_flops.saturating_add(other.matrix_flops);
         self.bf16_flops = self.bf16_flops.saturating_add(other.bf16_flops);
+        self.int8_flops = self.int8_flops.saturating_add(other.int8_flops);
         self.attention_flops = self.attention_flops.saturating_add(other.attention_flops);
         self.delegate_calls = self.delegate_calls.saturating_add(other.delegate_calls);
     }
@@ -106,8 +109,17 @@ impl<'m> WorkCounter<'m> {
                 if bf16(arg(0)) && bf16(arg(1)) {
                     self.work.bf16_flops += flops;
                 }
+                if are_codes(graph, arg(0)) && are_codes(graph, arg(1)) {
+                    self.work.int8_flops += flops;
+                }
             }
-            Op::AddMm => self.work.matrix_flops += 2 * numel(out) * last(arg(1)),
+            Op::AddMm => {
+                let flops = 2 * numel(out) * last(arg(1));
+                self.work.matrix_flops += flops;
+                if are_codes(graph, arg(1)) && are_codes(graph, arg(2)) {
+                    self.work.int8_flops += flops;
+                }
+            }
             Op::Sdpa | Op::CustomSdpa | Op::SdpaWithKvCache => {
                 let of = |i: usize| arg(i).map(|v| self.sizes(graph, v)).unwrap_or_default();
                 self.work.attention_flops += self.attention(node, &of(0), &of(1));
@@ -148,11 +160,33 @@ impl<'m> WorkCounter<'m> {
             _ => None,
         };
         let rows = |v: ValueId| numel(out).saturating_mul(WorkCounter::element(graph, v));
+        // Of a table of codes, and of their scales, the rows that are looked up.
+        let table = matches!(
+            node.op,
+            Op::EmbeddingByte
+                | Op::EmbeddingByteDType
+                | Op::Embedding4Bit
+                | Op::Embedding4BitDType
+                | Op::Embedding2Bit
+                | Op::Embedding2BitDType
+        );
+        let looked_up = numel(out) / out.last().map_or(1, |&d| d.max(1) as u64);
+        // Codes of at most four bits need half a byte, however wide they are stored.
+        let half = is_dequantize(node.op) && code_range(node).is_some_and(|(lo, hi)| hi - lo < 16);
         let mut all = Vec::new();
         node.args.iter().for_each(|a| a.for_each_value(|v| all.push(v)));
         for (i, &v) in all.iter().enumerate() {
             let whole = self.bytes(graph, v);
             match root(graph, v) {
+                Some(Def::Const(_)) if table => {
+                    let rows = self.sizes(graph, v).first().copied().unwrap_or(1).max(1) as u64;
+                    self.work.constant_bytes += whole / rows * looked_up;
+                }
+                Some(Def::Const(c)) if half && i == 0 && !self.constants.contains(&c) => {
+                    self.constants.push(c);
+                    let elements = whole / WorkCounter::element(graph, v).max(1);
+                    self.work.constant_bytes += whole.min(elements.div_ceil(2));
+                }
                 Some(Def::Const(_)) if looks_up && i == 0 => self.work.constant_bytes += rows(v),
                 Some(Def::Buffer(_)) if looks_up && i == 0 => self.work.cache_bytes += rows(v),
                 Some(Def::Const(c)) if !self.constants.contains(&c) => {
@@ -175,6 +209,52 @@ impl<'m> WorkCounter<'m> {
             }
         }
     }
+}
+
+fn is_dequantize(op: Op) -> bool {
+    matches!(
+        op,
+        Op::DequantizePerTensor
+            | Op::DequantizePerTensorTensor
+            | Op::DequantizePerTensorTensor2
+            | Op::DequantizePerChannel
+            | Op::DequantizePerChannelGroup
+            | Op::DequantizePerToken
+            | Op::DequantizeAffine
+    )
+}
+
+/// Least and largest code of a node of quantization, where they stand in the graph.
+fn code_range(node: &Node) -> Option<(i64, i64)> {
+    let schema = node.op.schema();
+    let bound = |name: &str| {
+        let at = schema.args.iter().position(|a| a.name == name)?;
+        match node.args.get(schema.input_of(at)) {
+            Some(Arg::Int(i)) => Some(*i),
+            _ => None,
+        }
+    };
+    Some((bound("quant_min")?, bound("quant_max")?))
+}
+
+/// True if `v` is made of codes of at most 8 bits: dequantized, and then at most viewed otherwise.
+fn are_codes(graph: &Graph, v: Option<ValueId>) -> bool {
+    let narrow = |v: ValueId| {
+        let ty = graph.ty(v).as_tensor();
+        ty.is_some_and(|t| matches!(t.dtype, DType::I8 | DType::U8 | DType::I4))
+    };
+    let mut at = v;
+    while let Some(Def::Node(n, 0)) = at.map(|v| graph.values[v].def) {
+        let node = &graph.nodes[n];
+        if is_dequantize(node.op) {
+            return value(node, 0).is_some_and(narrow);
+        }
+        if !node.op.is_view() && !matches!(node.op, Op::PermuteCopy | Op::TransposeCopy) {
+            return false;
+        }
+        at = value(node, 0);
+    }
+    false
 }
 
 fn numel(sizes: &[usize]) -> u64 {

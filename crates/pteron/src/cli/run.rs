@@ -9,7 +9,7 @@ use pteron::llm::chat::{Message, RenderOptions};
 use pteron::llm::clock::{Clock, SystemClock};
 use pteron::llm::runner::{FinishReason, GenerationConfig, GenerationResult, Runner};
 use pteron::llm::tokenizer::{Tokenizer, TokenizerKind};
-use pteron::{Error, LoadOptions, ProgramDecoder, ProgramFile, TokenizerSource};
+use pteron::{Error, LoadOptions, Program, ProgramDecoder, ProgramFile, TokenizerSource};
 use serde_json::json;
 
 use super::low::{RunArgs, StatsArg};
@@ -26,9 +26,15 @@ pub(super) fn run(a: &RunArgs) -> Done {
     let clock = SystemClock;
     let start = clock.now_ms();
     let file = ProgramFile::open(model, load.mode)?;
-    let (tokenizer, source) = tokenizer(a.tokenizer.as_deref(), model)?;
+    // The tokenizer is read while the program is lifted and its weights are made ready.
+    let (tokenizer, program) = std::thread::scope(|s| {
+        let other = s.spawn(|| tokenizer(a.tokenizer.as_deref(), model));
+        let program = lift(&file, model, &a.method_name, load);
+        (other.join(), program)
+    });
+    let (tokenizer, source) = tokenizer.map_err(|_| anyhow!("the tokenizer's thread panicked"))??;
     let kind = tokenizer.kind();
-    let mut runner = prepare(file, model, &a.method_name, load, tokenizer)?;
+    let mut runner = assemble(program?, model, &a.method_name, tokenizer)?;
     runner.set_load_times(start, clock.now_ms());
 
     let chat = a.chat || a.system.is_some();
@@ -126,16 +132,12 @@ pub(super) fn runner(
     load: LoadOptions,
     tokenizer: Tokenizer,
 ) -> Result<TextRunner, Failure> {
-    prepare(ProgramFile::open(model, load.mode)?, model, method, load, tokenizer)
+    let program = lift(&ProgramFile::open(model, load.mode)?, model, method, load)?;
+    assemble(program, model, method, tokenizer)
 }
 
-fn prepare(
-    file: ProgramFile,
-    model: &Path,
-    method: &str,
-    load: LoadOptions,
-    tokenizer: Tokenizer,
-) -> Result<TextRunner, Failure> {
+/// The program's methods for text.
+fn lift(file: &ProgramFile, model: &Path, method: &str, load: LoadOptions) -> Result<Program, Failure> {
     // Constant methods take nothing.
     let plans = file.head().program().execution_plans.iter();
     let known: Vec<&str> = plans.filter(|p| !p.inputs.is_empty()).map(|p| p.name.as_str()).collect();
@@ -148,7 +150,10 @@ fn prepare(
         )
         .into());
     }
-    let program = file.load(&LoadOptions { methods, ..load })?;
+    Ok(file.load(&LoadOptions { methods, ..load })?)
+}
+
+fn assemble(program: Program, model: &Path, method: &str, tokenizer: Tokenizer) -> Result<TextRunner, Failure> {
     let decoder = ProgramDecoder::new(program, method)?;
     let metadata = decoder.metadata()?;
     if let Some(vocab) = metadata.vocab_size
