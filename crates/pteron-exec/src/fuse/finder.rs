@@ -106,7 +106,13 @@ impl<'g> Finder<'g> {
         let between = order.get(self.position[first]..=self.position[last]).unwrap_or(&[]);
         between.iter().filter(|n| !members.contains(n)).all(|&n| {
             let node = &self.graph.nodes[n];
-            node.op.is_view() || node.outputs.iter().all(|&v| map.of[v].is_none_or(|s| !read.contains(&s)))
+            // In place: what it writes is the memory of one of its arguments.
+            let overwrites = |s: StorageId| {
+                let mut own = false;
+                node.args.iter().for_each(|a| a.for_each_value(|v| own |= map.of[v] == Some(s)));
+                own && !node.op.is_view() && read.contains(&s)
+            };
+            !node.outputs.iter().filter_map(|&v| map.of[v]).any(overwrites)
         })
     }
 
