@@ -151,7 +151,7 @@ impl Recipe {
             linear: match (keys.text("quantization-mode")?, keys.number("group-size")?) {
                 (None, None) => None,
                 (None, Some(_)) => return keys.wrong("group-size is for quantization-mode 8da4w and 4w".to_owned()),
-                (Some(name), group) => Some(linear_mode(name, group).map_err(|e| RecipeError(e))?),
+                (Some(name), group) => Some(linear_mode(name, group).map_err(RecipeError)?),
             },
             embedding: keys.embedding()?,
             algorithm: keys.one_of("weight-algorithm", &Algorithm::ALL, Algorithm::name)?.unwrap_or_default(),
@@ -203,10 +203,7 @@ fn parse_rule(index: usize, rule: &Value) -> Result<Rule, RecipeError> {
         Ok(p) => p,
         Err(why) => return keys.wrong(format!("`path` {why}")),
     };
-    let bits = match keys.number("bits")? {
-        None => None,
-        Some(n) => Some(u32::try_from(n).unwrap_or(u32::MAX)),
-    };
+    let bits = keys.number("bits")?.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
     let change = Change {
         keep_float: keys.flag("keep-float")?,
         mode: keys.text("quantization-mode")?.map(str::to_owned),

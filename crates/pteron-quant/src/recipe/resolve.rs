@@ -180,6 +180,9 @@ impl Recipe {
     }
 }
 
+/// A layer's module path, its operator, and what source transforms make of it.
+type Layer<'g> = (&'g str, Op, Option<LayerChoice>);
+
 impl Resolved {
     /// The recipe.
     pub fn recipe(&self) -> &Recipe {
@@ -212,7 +215,7 @@ impl Resolved {
     }
 
     /// The layers of a graph that source transforms change or a rule names, with the choice for each.
-    fn layers<'g>(&self, graph: &'g Graph) -> Result<Vec<(&'g str, Op, Option<LayerChoice>)>, RecipeError> {
+    fn layers<'g>(&self, graph: &'g Graph) -> Result<Vec<Layer<'g>>, RecipeError> {
         let mut out = Vec::new();
         for n in graph.all_nodes() {
             let node = &graph.nodes[n];
@@ -240,7 +243,7 @@ impl Resolved {
 
     /// What source transforms make of each layer of `graph`.
     pub fn transform_plan(&self, graph: &Graph) -> Plan {
-        let layer = |(path, op, choice): (&str, Op, Option<LayerChoice>)| PlanLayer {
+        let layer = |(path, op, choice): Layer<'_>| PlanLayer {
             path: path.to_owned(),
             operator: short_name(op).to_owned(),
             treatment: choice.map_or_else(|| "float".to_owned(), describe),

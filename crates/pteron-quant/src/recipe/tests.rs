@@ -216,7 +216,7 @@ fn rules_give_qnn_its_blocks() {
     )
     .unwrap();
     let line = |path: &str| plan.lines().find(|l| l.starts_with(path) && l.contains("linear")).unwrap().to_owned();
-    assert!(line("model.a").contains("weight 4 bits per_block_symmetric, PerBlockParamObserver"), "{plan}");
+    assert!(line("model.a").contains("weight 4 bits per_channel_symmetric, PerBlockParamObserver"), "{plan}");
     assert!(line("model.b").contains("weight 4 bits per_channel_symmetric"), "{plan}");
     assert!(line("head").contains("weight 8 bits per_channel_symmetric"), "{plan}");
 }

@@ -115,8 +115,10 @@ impl Exporter<'_> {
             },
             "form": {
                 "dtype": o.dtype.to_string(),
+                "backend": self.xnnpack.map(|_| "xnnpack"),
                 "use_kv_cache": o.use_kv_cache,
                 "use_sdpa_with_kv_cache": o.use_sdpa_with_kv_cache,
+                "quantize_kv_cache": o.quantize_kv_cache,
                 "dynamic_shape": o.dynamic_shape,
                 "max_seq_length": o.max_seq_length,
                 "max_context_length": o.max_context_length,
