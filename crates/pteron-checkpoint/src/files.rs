@@ -89,6 +89,9 @@ impl ByteSource for MappedFile {
     fn as_slice(&self) -> Option<&[u8]> {
         Some(&self.map)
     }
+    fn release(&self, offset: u64, len: u64) {
+        MappedFile::release(self, offset, len);
+    }
 }
 
 /// A file read at the positions asked for.

@@ -78,6 +78,12 @@ pub trait ByteSource: Send + Sync + fmt::Debug {
     fn as_slice(&self) -> Option<&[u8]> {
         None
     }
+
+    /// Says that `len` bytes from `offset` are not needed for now, so that a mapped file's need not stay in memory. They are
+    /// there as before when they are asked for again. Nothing, where there is nothing to do.
+    fn release(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
 }
 
 /// A tensor whose rows (slices along dimension 0; a scalar tensor is one row) are decoded on demand. Elements are
@@ -99,6 +105,9 @@ pub trait TensorSource: Send + Sync + fmt::Debug {
     fn as_slice(&self) -> Option<&[u8]> {
         None
     }
+
+    /// Says that the bytes are not needed for now: [`ByteSource::release`].
+    fn release(&self) {}
 
     /// What this is called in messages: the checkpoint's name of the tensor.
     fn label(&self) -> &str;
@@ -265,6 +274,9 @@ impl TensorSource for RangeSource {
     fn as_slice(&self) -> Option<&[u8]> {
         let start = usize::try_from(self.offset).ok()?;
         self.bytes.as_slice()?.get(start..start + self.byte_len())
+    }
+    fn release(&self) {
+        self.bytes.release(self.offset, self.byte_len() as u64);
     }
     fn label(&self) -> &str {
         &self.label

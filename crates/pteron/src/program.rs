@@ -91,6 +91,10 @@ impl ByteSource for SubBytes {
         let to = from.checked_add(usize::try_from(self.len).ok()?)?;
         self.inner.as_slice()?.get(from..to)
     }
+
+    fn release(&self, offset: u64, len: u64) {
+        self.inner.release(self.offset.saturating_add(offset), len);
+    }
 }
 
 /// Reads the first `len` bytes.
