@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::packed::Slab;
 use crate::simd::{Isa, Kernels};
 use crate::{KernelError, ThreadPool, Threads};
 
@@ -13,6 +14,8 @@ pub struct Context {
     kernels: Kernels,
     /// A kernel computed element by element since this was last asked for.
     scalar: AtomicBool,
+    /// Where packed weights lie.
+    slab: Slab,
 }
 
 impl Context {
@@ -24,7 +27,12 @@ impl Context {
 
     /// [`Context::new`], with threads that run where `threads` says.
     pub fn on(threads: &Threads) -> Context {
-        Context { pool: ThreadPool::with(threads), kernels: Kernels::best(), scalar: AtomicBool::new(false) }
+        Context {
+            pool: ThreadPool::with(threads),
+            kernels: Kernels::best(),
+            scalar: AtomicBool::new(false),
+            slab: Slab::default(),
+        }
     }
 
     /// The same, with the variants of one instruction set; kernels that have none for it are the scalar ones. For tests and
@@ -36,7 +44,12 @@ impl Context {
         if !isa.is_supported_here() {
             return Err(KernelError::new("context", format!("this processor does not execute {isa} kernels")));
         }
-        Ok(Context { pool: ThreadPool::new(threads), kernels: Kernels::of(isa), scalar: AtomicBool::new(false) })
+        Ok(Context {
+            pool: ThreadPool::new(threads),
+            kernels: Kernels::of(isa),
+            scalar: AtomicBool::new(false),
+            slab: Slab::default(),
+        })
     }
 
     /// The pool.
@@ -58,6 +71,10 @@ impl Context {
     /// kernels it is always true.
     pub fn take_scalar(&self) -> bool {
         self.scalar.swap(false, Ordering::Relaxed) || self.kernels.isa == Isa::Scalar
+    }
+
+    pub(crate) fn slab(&self) -> &Slab {
+        &self.slab
     }
 
     pub(crate) fn kernels(&self) -> &Kernels {

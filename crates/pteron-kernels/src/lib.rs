@@ -18,6 +18,7 @@ pub mod elementwise;
 pub mod index;
 pub mod matmul;
 pub mod nn;
+pub mod packed;
 pub mod quant;
 pub mod reduce;
 pub mod shape_ops;

@@ -50,6 +50,13 @@ wide! {
         }
     }
 
+    /// Codes from −128 to 127 as codes from 0 to 255, and back.
+    pub(crate) fn flip_signs(codes: &mut [u8]) {
+        for c in codes {
+            *c ^= 128;
+        }
+    }
+
     /// `x = x·scale`.
     pub(crate) fn scale(x: &mut [f32], scale: f32) {
         for v in x {

@@ -15,6 +15,14 @@ pub fn run<L: Loop>(l: L) {
         fn avx2<L: Loop>(l: L) {
             l.run();
         }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
+        fn avx512<L: Loop>(l: L) {
+            l.run();
+        }
+        if crate::simd::Isa::Avx512.is_supported_here() {
+            // SAFETY: the processor has the instructions.
+            return unsafe { avx512(l) };
+        }
         if is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has the instructions.
             return unsafe { avx2(l) };

@@ -24,10 +24,10 @@ const GROUP: usize = 8;
 /// Elements of a row that one load takes.
 const STEP: usize = 32;
 /// How far beyond the rows at hand cache lines are asked for, in bytes, in the order in which they lie,
-const PREFETCH_BYTES: usize = 4096;
+const PREFETCH_BYTES: usize = 2048;
 /// and in each of several very long rows.
 const PREFETCH_ROW: usize = 1024;
-/// Size up to which rows wait for their turn in the second-level cache.
+/// Size up to which rows are asked for in their order.
 const PREFETCH_TILE: usize = 128 * 1024;
 
 #[inline(always)]
@@ -247,7 +247,7 @@ unsafe fn stream<const R: usize>(a: &DotArgs<bf16>, columns: usize) {
             for j in 0..4 {
                 let far =
                     if in_order { next.wrapping_add(64 * j) } else { w[j].cast::<i8>().wrapping_add(PREFETCH_ROW) };
-                _mm_prefetch::<_MM_HINT_T1>(far);
+                _mm_prefetch::<_MM_HINT_T0>(far);
             }
             next = next.wrapping_add(4 * 64);
             add_rows(&mut acc, a.x.add(at), a.ldx, STEP, w);

@@ -17,6 +17,10 @@ const GEMV_COLUMNS: usize = 4;
 const PREFETCH_BYTES: usize = 4096;
 /// and this in each of several rows that are very long.
 const PREFETCH_ROW: usize = 1024;
+/// Lanes with which rows are read one after the other,
+const STREAM_LANES: usize = 16;
+/// and how far ahead then.
+const PREFETCH_STREAM: usize = 3072;
 /// Size up to which a tile waits for its turn in the second-level cache.
 const PREFETCH_TILE: usize = 128 * 1024;
 
@@ -77,6 +81,40 @@ unsafe fn nt_tile<S: Lanes, W: Weight, const R: usize, const C: usize>(
     }
 }
 
+/// One row of x by C rows of w, read one after the other as one stream: for registers so wide that the chain of a row's sums
+/// keeps up with memory.
+#[inline(always)]
+unsafe fn nt_stream<S: Lanes, W: Weight, const C: usize>(
+    x: *const f32,
+    w: *const W,
+    ldw: usize,
+    k: usize,
+    acc: &mut [[S::V; C]; 1],
+) {
+    // SAFETY: the caller's: x has k elements and C rows of w have k each.
+    unsafe {
+        let whole = k - k % S::N;
+        for c in 0..C {
+            let row = w.add(c * ldw);
+            let mut sum = acc[0][c];
+            let mut i = 0;
+            while i < whole {
+                // Once a cache line, where a register takes half of it.
+                if (i * size_of::<W>()).is_multiple_of(64) {
+                    S::prefetch(row.add(i).cast::<u8>().wrapping_add(PREFETCH_STREAM));
+                }
+                sum = S::fma(S::load(x.add(i)), W::load::<S>(row.add(i)), sum);
+                i += S::N;
+            }
+            if whole < k {
+                let wv = W::load_part::<S>(row.add(whole), k - whole);
+                sum = S::fma(S::load_part(x.add(whole), k - whole, 0.0), wv, sum);
+            }
+            acc[0][c] = sum;
+        }
+    }
+}
+
 #[inline(always)]
 unsafe fn nt_finish<S: Lanes, const R: usize, const C: usize>(acc: &[[S::V; C]; R], out: *mut f32, ldo: usize) {
     // SAFETY: the caller's: R rows of out have C elements each.
@@ -108,7 +146,11 @@ unsafe fn nt_rows<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>) {
         if R == 1 {
             while c + GEMV_COLUMNS <= a.n {
                 let mut acc = [[zero; GEMV_COLUMNS]; 1];
-                nt_tile::<S, W, 1, GEMV_COLUMNS>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, &mut acc);
+                if S::N == STREAM_LANES {
+                    nt_stream::<S, W, GEMV_COLUMNS>(a.x, a.w.add(c * a.ldw), a.ldw, a.k, &mut acc);
+                } else {
+                    nt_tile::<S, W, 1, GEMV_COLUMNS>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, &mut acc);
+                }
                 nt_finish::<S, 1, GEMV_COLUMNS>(&acc, a.out.add(c), a.ldo);
                 c += GEMV_COLUMNS;
             }

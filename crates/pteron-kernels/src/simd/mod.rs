@@ -8,6 +8,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod codes;
 #[cfg(target_arch = "x86_64")]
 mod dot;
 mod generic;
@@ -22,8 +23,10 @@ use std::str::FromStr;
 
 use half::{bf16, f16};
 
+pub(crate) use codes::{CHANNELS, CodesArgs, CodesFns, Encode, EncodeKind, Geometry, LONGEST_GROUP, PLAIN, code_row};
+pub use codes::{CodeBits, ScaleBits};
 pub(crate) use lanes::Weight;
-pub use probe::{READ_PATTERNS, dot_chains, fma_chains, lanes, read_all};
+pub use probe::{READ_PATTERNS, code_chains, dot_chains, fma_chains, lanes, read_all};
 
 /// An instruction set that kernels are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,13 +39,31 @@ pub enum Isa {
     Avx512,
     /// [`Isa::Avx512`] with AVX512-BF16, which multiplies pairs of bf16.
     Avx512Bf16,
+    /// [`Isa::Avx512`] with AVX512-VNNI, which adds four products of bytes.
+    Avx512Vnni,
+    /// [`Isa::Avx2`] with AVX-VNNI, which does so with registers of 256 bits.
+    AvxVnni,
     /// AArch64 with NEON.
     Neon,
+    /// [`Isa::Neon`] with dotprod, which adds four products of bytes.
+    NeonDot,
+    /// [`Isa::Neon`] with i8mm, which multiplies small matrices of bytes.
+    NeonI8mm,
 }
 
 impl Isa {
     /// Every instruction set, the scalar one first.
-    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Neon];
+    pub const ALL: [Isa; 9] = [
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Avx512,
+        Isa::Avx512Bf16,
+        Isa::Avx512Vnni,
+        Isa::Neon,
+        Isa::NeonDot,
+        Isa::NeonI8mm,
+    ];
 
     /// True if this processor executes it and this build has kernels for it.
     pub fn is_supported_here(self) -> bool {
@@ -62,12 +83,20 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => Isa::Avx512.is_supported_here() && is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => Isa::Avx512.is_supported_here() && is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Isa::Avx2.is_supported_here() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => Isa::Neon.is_supported_here() && std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => Isa::Neon.is_supported_here() && std::arch::is_aarch64_feature_detected!("i8mm"),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => false,
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::AvxVnni => false,
             #[cfg(not(target_arch = "aarch64"))]
-            Isa::Neon => false,
+            Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => false,
         }
     }
 
@@ -78,13 +107,23 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Avx512Vnni => "avx512vnni",
+            Isa::AvxVnni => "avxvnni",
             Isa::Neon => "neon",
+            Isa::NeonDot => "neondot",
+            Isa::NeonI8mm => "neoni8mm",
         }
     }
 
     /// True if kernels of this set may call those of `other`, because it has all of its instructions.
     fn includes(self, other: Isa) -> bool {
-        self == other || (self == Isa::Avx512Bf16 && other == Isa::Avx512)
+        self == other
+            || match self {
+                Isa::Avx512Bf16 | Isa::Avx512Vnni => other == Isa::Avx512 || Isa::Avx512.includes(other),
+                Isa::Avx512 | Isa::AvxVnni => other == Isa::Avx2,
+                Isa::NeonDot | Isa::NeonI8mm => other == Isa::Neon,
+                Isa::Scalar | Isa::Avx2 | Isa::Neon => false,
+            }
     }
 }
 
@@ -96,7 +135,10 @@ impl fmt::Display for Isa {
 
 /// A name that is no instruction set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown instruction set `{0}`: known are scalar, avx2, avx512, avx512bf16 and neon")]
+#[error(
+    "unknown instruction set `{0}`: known are scalar, avx2, avxvnni, avx512, avx512bf16, avx512vnni, neon, neondot and \
+     neoni8mm"
+)]
 pub struct UnknownIsa(pub String);
 
 impl FromStr for Isa {
@@ -221,6 +263,7 @@ enum Run {
     Probe(ProbeFns),
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "no variant of this architecture has it"))]
     Dot(DotFns),
+    Codes(CodesFns),
 }
 
 /// Products of bf16 operands, and the loop that measures their instruction.
@@ -400,11 +443,11 @@ static AVX512_BF16: [Kernel; 1] = [Kernel {
 }];
 
 fn table() -> impl Iterator<Item = &'static Kernel> {
-    let all = SCALAR.iter();
+    let all = SCALAR.iter().chain(&codes::SCALAR);
     #[cfg(target_arch = "x86_64")]
-    let all = all.chain(&avx2_kernels::TABLE).chain(&avx512_kernels::TABLE).chain(&AVX512_BF16);
+    let all = all.chain(&avx2_kernels::TABLE).chain(&avx512_kernels::TABLE).chain(&AVX512_BF16).chain(&codes::X86);
     #[cfg(target_arch = "aarch64")]
-    let all = all.chain(&neon_kernels::TABLE);
+    let all = all.chain(&neon_kernels::TABLE).chain(&codes::NEON).chain(&codes::I8MM);
     all
 }
 
@@ -463,6 +506,7 @@ pub(crate) struct Kernels {
     probe: ProbeFns,
     /// `None` where no variant is allowed: the operands are widened then.
     dot: Option<DotFns>,
+    codes: CodesFns,
 }
 
 impl fmt::Debug for Kernels {
@@ -479,7 +523,8 @@ impl Kernels {
 
     /// The variants of `isa`, if it is supported, and scalar ones for the rest.
     pub(crate) fn of(isa: Isa) -> Kernels {
-        Kernels::pick(|candidate| isa.includes(candidate) && isa.is_supported_here())
+        let chosen = Kernels::pick(|candidate| isa.includes(candidate) && isa.is_supported_here());
+        if isa.is_supported_here() { Kernels { isa, ..chosen } } else { chosen }
     }
 
     fn pick(allowed: impl Fn(Isa) -> bool) -> Kernels {
@@ -495,6 +540,7 @@ impl Kernels {
             map: scalar::map,
             probe: ProbeFns { fma_chains: scalar::fma_chains, read_all: [scalar::read_all; READ_PATTERNS], lanes: 1 },
             dot: None,
+            codes: PLAIN,
         };
         let mut lines: Vec<&Kernel> = table().filter(|k| allowed(k.isa)).collect();
         lines.sort_by_key(|k| k.quality);
@@ -510,6 +556,7 @@ impl Kernels {
                 Run::Map(f) => chosen.map = f,
                 Run::Probe(f) => chosen.probe = f,
                 Run::Dot(f) => (chosen.dot, chosen.isa) = (Some(f), k.isa),
+                Run::Codes(f) => chosen.codes = f,
             }
         }
         chosen
@@ -518,6 +565,11 @@ impl Kernels {
     /// The kernel for two bf16 operands, where there is one.
     pub(crate) fn dot(&self) -> Option<DotFn<bf16>> {
         self.dot.map(|d| d.dot)
+    }
+
+    /// The kernels for a matrix of codes.
+    pub(crate) fn codes(&self) -> CodesFns {
+        self.codes
     }
 
     /// `x = eˣ`.

@@ -25,6 +25,17 @@ pub fn dot_chains(ctx: &Context, rounds: usize) -> Option<usize> {
     Some(rounds * 12 * super::DOT_LANES)
 }
 
+/// Executes independent chains of the instruction that the context's kernels for codes multiply with, on every thread of the
+/// context, and gives the multiply-adds of each thread.
+pub fn code_chains(ctx: &Context, rounds: usize) -> usize {
+    let codes = ctx.kernels().codes();
+    ctx.pool().run(ctx.pool().threads(), &|_| {
+        // SAFETY: a context holds only variants that this processor executes.
+        std::hint::black_box(unsafe { (codes.chains)(rounds) });
+    });
+    rounds * 12 * codes.products
+}
+
 /// Lanes of f32 in one vector of the context's instruction set.
 pub fn lanes(ctx: &Context) -> usize {
     ctx.kernels().probe.lanes

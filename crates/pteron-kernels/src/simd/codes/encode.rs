@@ -1,0 +1,110 @@
+//! Rows of floats to codes, for AVX-512: the same operations as [`crate::quant::quantize`] and [`crate::quant::qd8`] have, bit for
+//! bit.
+
+use std::arch::x86_64::*;
+
+use super::{Encode, EncodeKind};
+
+/// Floats of a register.
+const LANES: usize = 16;
+
+#[inline(always)]
+fn first(n: usize) -> __mmask16 {
+    if n >= LANES { u16::MAX } else { (1u16 << n) - 1 }
+}
+
+/// The codes of a register, times or below what `e` says.
+///
+/// # Safety
+/// The processor has AVX-512.
+#[inline(always)]
+unsafe fn codes(e: &Encode, x: __m512) -> __m128i {
+    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    // SAFETY: the caller's. `min` and `max` give their second operand where one is NaN.
+    unsafe {
+        let zero = _mm512_set1_ps(e.zero);
+        let (lo, hi) = (_mm512_set1_ps(e.low), _mm512_set1_ps(e.high));
+        let t = _mm512_mul_ps(x, _mm512_set1_ps(e.factor));
+        let whole = match e.kind {
+            EncodeKind::Qd8 => {
+                let (lo, hi) = (_mm512_set1_ps(e.low - e.zero), _mm512_set1_ps(e.high - e.zero));
+                let t = _mm512_max_ps(_mm512_min_ps(t, hi), lo);
+                _mm512_cvttps_epi32(_mm512_add_ps(_mm512_roundscale_ps::<NEAREST>(t), zero))
+            }
+            EncodeKind::ExecuTorch => {
+                let t = _mm512_add_ps(_mm512_roundscale_ps::<NEAREST>(t), zero);
+                // Above the range of 64-bit integers x86 gives the least one.
+                let fits = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(t, _mm512_set1_ps(-(i64::MIN as f32)));
+                let t = _mm512_mask_blend_ps(fits, lo, t);
+                _mm512_cvttps_epi32(_mm512_min_ps(_mm512_max_ps(t, lo), hi))
+            }
+            EncodeKind::First => {
+                let t = _mm512_add_ps(_mm512_roundscale_ps::<NEAREST>(t), zero);
+                // The lower bits of the least int.
+                let number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(t, t);
+                _mm512_maskz_cvttps_epi32(number, _mm512_min_ps(_mm512_max_ps(t, lo), hi))
+            }
+        };
+        _mm_xor_si128(_mm512_cvtepi32_epi8(whole), _mm_set1_epi8(e.flip as i8))
+    }
+}
+
+/// Codes of `x`; as many as `out` has.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW and VL; `x` is as long as `out`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn encode(e: Encode, x: &[f32], out: &mut [u8]) {
+    let (n, from, to) = (out.len(), x.as_ptr(), out.as_mut_ptr());
+    let mut at = 0;
+    while at < n {
+        let mask = first(n - at);
+        // SAFETY: the caller's; lanes from `n` on are neither read nor written.
+        unsafe {
+            let x = _mm512_maskz_loadu_ps(mask, from.add(at));
+            _mm_mask_storeu_epi8(to.add(at).cast(), mask, codes(&e, x));
+        }
+        at += LANES;
+    }
+}
+
+/// Least and largest element of `head` and `x`, passing over NaN but not over one in `head`; and whether one of `x` is NaN.
+///
+/// # Safety
+/// The processor has AVX-512 F.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn extremes(head: f32, x: &[f32]) -> (f32, f32, bool) {
+    let mut low = [_mm512_set1_ps(head); 4];
+    let mut high = low;
+    let mut numbers = [u16::MAX; 4];
+    let (n, from) = (x.len(), x.as_ptr());
+    let mut at = 0;
+    while at < n {
+        for i in 0..4 {
+            let left = n.saturating_sub(at + i * LANES);
+            if left == 0 {
+                break;
+            }
+            // SAFETY: lanes from `n` on are not read; `min` and `max` give their second operand where one is NaN.
+            unsafe {
+                let v = _mm512_mask_loadu_ps(_mm512_set1_ps(head), first(left), from.add(at + i * LANES));
+                low[i] = _mm512_min_ps(v, low[i]);
+                high[i] = _mm512_max_ps(v, high[i]);
+                numbers[i] &= _mm512_cmp_ps_mask::<_CMP_ORD_Q>(v, v);
+            }
+        }
+        at += 4 * LANES;
+    }
+    let mut lanes = [[0f32; LANES]; 2];
+    let (mut lo, mut hi) = (head, head);
+    for i in 0..4 {
+        // SAFETY: 16 elements each.
+        unsafe {
+            _mm512_storeu_ps(lanes[0].as_mut_ptr(), low[i]);
+            _mm512_storeu_ps(lanes[1].as_mut_ptr(), high[i]);
+        }
+        lo = lanes[0].iter().fold(lo, |m, &v| if v < m { v } else { m });
+        hi = lanes[1].iter().fold(hi, |m, &v| if v > m { v } else { m });
+    }
+    (lo, hi, numbers != [u16::MAX; 4])
+}
