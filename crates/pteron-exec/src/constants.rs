@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use pteron_ir::{ConstData, ConstId, IdMap, Module, TensorType};
+use pteron_kernels::Context;
+use pteron_kernels::packed::Packed;
+use pteron_kernels::quant::QuantSemantics;
 use pteron_tensor::{AlignedBytes, SharedSource, Tensor, read_all, read_scalar};
 
 use crate::error::ExecError;
+use crate::fold::Folder;
 
 /// The bytes of one constant.
 #[derive(Debug)]
@@ -52,12 +56,24 @@ pub(crate) fn bytes_to_decode(module: &Module, used: &dyn Fn(ConstId) -> bool) -
     copied.fold(0, u64::saturating_add)
 }
 
+/// A tensor that was computed from constants.
+#[derive(Debug)]
+pub(crate) enum Folded {
+    /// Its elements.
+    Bytes(AlignedBytes),
+    /// A weight of linear layers, packed.
+    Packed(Box<Packed>),
+    /// Others were made from it, and nothing else reads it.
+    Gone,
+}
+
 /// The bytes of all constants that the methods use.
 #[derive(Debug)]
 pub(crate) struct Constants {
     items: IdMap<ConstId, Resolved>,
-    /// Tensors that were computed from constants.
-    folded: Vec<AlignedBytes>,
+    folded: Vec<Folded>,
+    /// How these were computed.
+    folder: Folder,
 }
 
 impl Constants {
@@ -95,7 +111,7 @@ impl Constants {
                 ConstData::Missing => return Err(missing("the module was built without weights".to_owned())),
             });
         }
-        Ok(Constants { items, folded: Vec::new() })
+        Ok(Constants { items, folded: Vec::new(), folder: Folder::default() })
     }
 
     pub(crate) fn bytes(&self, id: ConstId) -> &[u8] {
@@ -106,20 +122,58 @@ impl Constants {
         }
     }
 
-    /// Keeps what was computed from them.
-    pub(crate) fn set_folded(&mut self, folded: Vec<AlignedBytes>) {
-        self.folded = folded;
+    /// Says that the bytes of a constant are not needed for now: a packed weight stands for them.
+    pub(crate) fn release(&self, id: ConstId) {
+        if let Some(Resolved::Borrowed(s)) = self.items.get(id) {
+            s.release();
+        }
+    }
+
+    /// Computes what `folder` found.
+    pub(crate) fn fold(&mut self, ctx: &Context, semantics: QuantSemantics, folder: Folder) -> Result<(), String> {
+        self.folded = folder.compute(ctx, semantics, self)?;
+        self.folder = folder;
+        Ok(())
+    }
+
+    /// The elements of tensor `i` of those computed, if only its packed form is there.
+    pub(crate) fn made_again(
+        &self,
+        ctx: &Context,
+        semantics: QuantSemantics,
+        i: usize,
+    ) -> Result<Option<AlignedBytes>, String> {
+        match self.folded.get(i) {
+            Some(Folded::Packed(_) | Folded::Gone) => self.folder.elements(ctx, semantics, self, i).map(Some),
+            Some(Folded::Bytes(_)) | None => Ok(None),
+        }
     }
 
     /// Tensor `i` of those computed.
     pub(crate) fn folded(&self, i: usize) -> &[u8] {
-        self.folded.get(i).map_or(&[], |b| b)
+        match self.folded.get(i) {
+            Some(Folded::Bytes(b)) => b,
+            _ => &[],
+        }
     }
 
-    /// Bytes decoded or computed into memory of the process.
+    /// Weight `i` of those computed, if it is packed.
+    pub(crate) fn packed(&self, i: usize) -> Option<&Packed> {
+        match self.folded.get(i) {
+            Some(Folded::Packed(p)) => Some(p),
+            _ => None,
+        }
+    }
+
+    /// Bytes decoded, computed or packed into memory of the process.
     pub(crate) fn owned_bytes(&self) -> u64 {
         let decoded: u64 =
             self.items.values().map(|r| if let Resolved::Owned(b) = r { b.len() as u64 } else { 0 }).sum();
-        decoded + self.folded.iter().map(|b| b.len() as u64).sum::<u64>()
+        let folded = self.folded.iter().map(|f| match f {
+            Folded::Bytes(b) => b.len() as u64,
+            Folded::Packed(p) => p.bytes() as u64,
+            Folded::Gone => 0,
+        });
+        decoded + folded.sum::<u64>()
     }
 }

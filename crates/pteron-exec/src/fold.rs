@@ -1,7 +1,8 @@
-//! Weights that are dequantized once, when a session is made, and not at every call.
+//! Weights that are made ready once, when a session is made, and not at every call.
 //!
-//! `dequantize(constant)` in front of a linear layer is how PT2E writes a quantized weight. As f32 the weight takes the memory
-//! of the float model's; computed anew, it would take a decoding step longer than the layer itself.
+//! `dequantize(constant)` in front of a linear layer is how PT2E writes a quantized weight. Where only linear layers read it,
+//! it is packed as the codes that it is ([`pteron_kernels::packed`]) and never held in floats; else it is dequantized once:
+//! computed anew, it would take a decoding step longer than the layer itself.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,11 +11,12 @@ use pteron_ir::memory::{StorageId, StorageKind, StorageMap};
 use pteron_ir::{Arg, ConstId, Graph, IntArg, NodeId, Op, SideTable, TensorType, Type, ValueId};
 use pteron_kernels::Context;
 use pteron_kernels::quant::QuantSemantics;
-use pteron_tensor::{AlignedBytes, Scalar, Shape, View, ViewMut, contiguous_order, strides_for};
+use pteron_tensor::{AlignedBytes, DType, Scalar, Shape, View, ViewMut, contiguous_order, strides_for};
 use smallvec::SmallVec;
 
-use crate::constants::Constants;
+use crate::constants::{Constants, Folded as Made};
 use crate::dispatch::{Resolved, call};
+use crate::weights::{Weight, weight_of};
 
 /// Elements that an operator without tensors among its arguments may make.
 const MOST_FILLED: usize = 1 << 20;
@@ -51,20 +53,30 @@ fn may_go_along(op: Op) -> bool {
 
 /// An argument that is known when a session is made.
 #[derive(Debug, Clone)]
-enum Known {
+pub(crate) enum Known {
     Const(ConstId, TensorType),
     Item(usize, TensorType),
     Other(Arg),
 }
 
+/// What reads an item when the program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Nothing.
+    None,
+    /// Linear layers, as this weight.
+    Weight(Weight),
+    /// Something that needs its elements.
+    Elements,
+}
+
 /// A tensor that is computed when a session is made.
 #[derive(Debug)]
-struct Item {
-    op: Op,
-    args: Vec<Known>,
-    ty: TensorType,
-    /// Something that is executed reads it.
-    kept: bool,
+pub(crate) struct Item {
+    pub(crate) op: Op,
+    pub(crate) args: Vec<Known>,
+    pub(crate) ty: TensorType,
+    used: Use,
 }
 
 /// The tensors that the methods of a session have computed once; the same for two methods is one.
@@ -81,11 +93,13 @@ pub(crate) struct Folded {
     pub(crate) storages: SideTable<StorageId, Option<usize>>,
     /// Nodes that are not executed.
     pub(crate) nodes: SideTable<NodeId, bool>,
+    /// Linear layers and matrix products whose weight is an item, which may be packed.
+    pub(crate) layers: SideTable<NodeId, Option<usize>>,
 }
 
 impl Folded {
     pub(crate) fn none() -> Folded {
-        Folded { storages: SideTable::new(None), nodes: SideTable::new(false) }
+        Folded { storages: SideTable::new(None), nodes: SideTable::new(false), layers: SideTable::new(None) }
     }
 }
 
@@ -110,6 +124,7 @@ impl Folder {
         let mut before: SideTable<NodeId, bool> = SideTable::new(false);
         let mut made_by: BTreeMap<StorageId, NodeId> = BTreeMap::new();
         let is_const = |v: ValueId| map.of[v].is_some_and(|s| matches!(map.storages[s].kind, StorageKind::Const(_)));
+        let widens = |n: NodeId| widens_codes_for_layers(graph, n, &readers);
         for &n in &order {
             let node = &graph.nodes[n];
             let ([output], true) = (&node.outputs[..], is_worth_it(node.op) || may_go_along(node.op)) else { continue };
@@ -120,7 +135,7 @@ impl Folder {
             if node.op == Op::Full && ty.fixed_sizes().is_none_or(|s| s.iter().product::<usize>() > MOST_FILLED) {
                 continue;
             }
-            let (mut all, mut worth) = (true, is_worth_it(node.op));
+            let (mut all, mut worth) = (true, is_worth_it(node.op) || widens(n));
             for a in &node.args {
                 a.for_each_value(|v| match map.of[v].and_then(|s| made_by.get(&s)) {
                     Some(&maker) => worth |= before[maker],
@@ -153,30 +168,47 @@ impl Folder {
             let mut key = format!("{:?} {ty}", node.op);
             let _ = args.iter().try_for_each(|a| write!(key, " {a:?}"));
             let at = *self.known.entry(key).or_insert_with(|| {
-                self.items.push(Item { op: node.op, args, ty: ty.clone(), kept: false });
+                self.items.push(Item { op: node.op, args, ty: ty.clone(), used: Use::None });
                 self.items.len() - 1
             });
             out.storages[storage] = Some(at);
             out.nodes[n] = true;
         }
-        self.keep_what_is_read(graph, map, &out, &order);
+        self.note_what_is_read(graph, map, &mut out, &order);
         out
     }
 
-    fn keep_what_is_read(&mut self, graph: &Graph, map: &StorageMap, folded: &Folded, order: &[NodeId]) {
-        let item = |v: ValueId| map.of[v].and_then(|s| folded.storages[s]);
-        let mut keep = |v: ValueId| {
-            if let Some(i) = item(v) {
-                self.items[i].kept = true;
+    fn note_what_is_read(&mut self, graph: &Graph, map: &StorageMap, folded: &mut Folded, order: &[NodeId]) {
+        for &n in order.iter().filter(|&&n| !folded.nodes[n]) {
+            // A view of an item is that item.
+            let item = |v: &ValueId| map.of[*v].and_then(|s| folded.storages[s]);
+            if graph.nodes[n].op.is_view() && graph.nodes[n].outputs.iter().all(|v| item(v).is_some()) {
+                continue;
+            }
+            let weight = weight_of(graph, n);
+            for a in &graph.nodes[n].args {
+                a.for_each_value(|v| {
+                    let Some(i) = map.of[v].and_then(|s| folded.storages[s]) else { return };
+                    let now = match weight {
+                        Some((w, value)) if value == v && matches!(a, Arg::Value(_)) => {
+                            folded.layers[n] = Some(i);
+                            Use::Weight(w)
+                        }
+                        _ => Use::Elements,
+                    };
+                    self.items[i].note(now);
+                });
+            }
+        }
+        let mut elements = |v: ValueId| {
+            if let Some(i) = map.of[v].and_then(|s| folded.storages[s]) {
+                self.items[i].note(Use::Elements);
             }
         };
-        for &n in order.iter().filter(|&&n| !folded.nodes[n]) {
-            graph.nodes[n].args.iter().for_each(|a| a.for_each_value(&mut keep));
-        }
         for r in graph.regions.values() {
-            r.results.iter().for_each(|&v| keep(v));
+            r.results.iter().for_each(|&v| elements(v));
         }
-        graph.mutations.iter().for_each(|&(_, v)| keep(v));
+        graph.mutations.iter().for_each(|&(_, v)| elements(v));
     }
 
     fn arg(&self, graph: &Graph, map: &StorageMap, folded: &Folded, arg: &Arg) -> Option<Known> {
@@ -197,40 +229,143 @@ impl Folder {
         }
     }
 
-    /// Bytes of what is computed, all of it at once.
+    /// The most bytes that what is computed takes, all of it at once.
     pub(crate) fn bytes(&self) -> u64 {
-        self.items.iter().map(|i| bytes_of(&i.ty).map_or(u64::MAX, |b| b as u64)).fold(0, u64::saturating_add)
+        let one = |i: &Item| match i.used {
+            Use::Weight(w) if self.packs(i).is_some() => Some(w.most_bytes()),
+            Use::None => Some(0),
+            _ => bytes_of(&i.ty).map(|b| b as u64),
+        };
+        self.items.iter().map(|i| one(i).unwrap_or(u64::MAX)).fold(0, u64::saturating_add)
     }
 
-    /// Computes it; what only other items read is gone afterwards.
+    pub(crate) fn item(&self, i: usize) -> Option<&Item> {
+        self.items.get(i)
+    }
+
+    /// The weight that an item is packed as.
+    fn packs(&self, item: &Item) -> Option<Weight> {
+        match item.used {
+            Use::Weight(w) => crate::weights::is_packable(self, item).then_some(w),
+            _ => None,
+        }
+    }
+
+    /// Computes it, weights of linear layers packed; what only other items read is gone afterwards.
     pub(crate) fn compute(
         &self,
         ctx: &Context,
         semantics: QuantSemantics,
         constants: &Constants,
-    ) -> Result<Vec<AlignedBytes>, String> {
-        let mut last_use = vec![None; self.items.len()];
-        for (at, item) in self.items.iter().enumerate() {
-            for a in &item.args {
-                if let Known::Item(i, _) = a {
-                    last_use[*i] = Some(at);
+    ) -> Result<Vec<Made>, String> {
+        let mut work = Work { folder: self, ctx, semantics, constants, done: Vec::new() };
+        work.done.resize_with(self.items.len(), || None);
+        let mut made: Vec<Made> = Vec::with_capacity(self.items.len());
+        for (i, item) in self.items.iter().enumerate() {
+            let packed = match self.packs(item) {
+                Some(w) => crate::weights::pack(&mut work, item, w)?,
+                None => None,
+            };
+            made.push(match (packed, item.used) {
+                (Some(p), _) => Made::Packed(Box::new(p)),
+                (None, Use::None) => Made::Gone,
+                (None, _) => {
+                    work.need(i)?;
+                    Made::Gone
+                }
+            });
+            // Nothing waits for what others were made from: it is made anew where it is needed again, which is rare.
+            let waits = |j: usize| self.items[j].used != Use::None && matches!(made.get(j), Some(Made::Gone));
+            for j in 0..work.done.len() {
+                if work.done[j].is_some() && !waits(j) && !self.feeds(j, i) {
+                    work.done[j] = None;
                 }
             }
         }
-        let mut done: Vec<AlignedBytes> = Vec::with_capacity(self.items.len());
-        for (at, item) in self.items.iter().enumerate() {
-            let result = one(ctx, semantics, constants, item, &done).map_err(|e| format!("{}: {e}", item.op))?;
-            done.push(result);
-            for a in &item.args {
-                if let Known::Item(i, _) = a
-                    && !self.items[*i].kept
-                    && last_use[*i] == Some(at)
-                {
-                    done[*i] = AlignedBytes::zeroed(0);
-                }
+        for (m, bytes) in made.iter_mut().zip(work.done) {
+            if let (Made::Gone, Some(b)) = (&*m, bytes) {
+                *m = Made::Bytes(b);
             }
         }
-        Ok(done)
+        Ok(made)
+    }
+
+    /// The elements of item `i`, computed now.
+    pub(crate) fn elements(
+        &self,
+        ctx: &Context,
+        semantics: QuantSemantics,
+        constants: &Constants,
+        i: usize,
+    ) -> Result<AlignedBytes, String> {
+        let mut work = Work { folder: self, ctx, semantics, constants, done: Vec::new() };
+        work.done.resize_with(self.items.len(), || None);
+        work.need(i)?;
+        work.done.swap_remove(i).ok_or_else(|| "was not computed".to_owned())
+    }
+
+    /// An item after `i` reads item `j`.
+    fn feeds(&self, j: usize, i: usize) -> bool {
+        let reads = |item: &Item| item.args.iter().any(|a| matches!(a, Known::Item(k, _) if *k == j));
+        self.items.get(i + 1..).unwrap_or(&[]).iter().take(NEAR).any(reads)
+    }
+}
+
+/// Items after which another that was made for them is not waited for.
+const NEAR: usize = 8;
+
+impl Item {
+    fn note(&mut self, now: Use) {
+        self.used = match (self.used, now) {
+            (Use::None, u) => u,
+            (u, now) if u == now => u,
+            _ => Use::Elements,
+        };
+    }
+}
+
+/// True for `to(codes)` that only linear layers read, as their weight: torchao's `int8`.
+fn widens_codes_for_layers(graph: &Graph, n: NodeId, readers: &BTreeMap<ValueId, Vec<NodeId>>) -> bool {
+    let node = &graph.nodes[n];
+    let (Op::ToCopy, Some(Arg::Value(x)), [out]) = (node.op, node.args.first(), &node.outputs[..]) else {
+        return false;
+    };
+    let codes = graph.ty(*x).as_tensor().is_some_and(|t| t.dtype == DType::I8 && t.dims.len() == 2);
+    let layer = |&r: &NodeId| weight_of(graph, r).is_some_and(|(_, v)| v == *out);
+    codes && readers.get(out).is_some_and(|list| list.iter().all(layer))
+}
+
+/// Items as they are computed.
+pub(crate) struct Work<'a> {
+    folder: &'a Folder,
+    pub(crate) ctx: &'a Context,
+    semantics: QuantSemantics,
+    pub(crate) constants: &'a Constants,
+    done: Vec<Option<AlignedBytes>>,
+}
+
+impl<'a> Work<'a> {
+    pub(crate) fn folder(&self) -> &'a Folder {
+        self.folder
+    }
+
+    /// Computes item `i` and what it is made from.
+    pub(crate) fn need(&mut self, i: usize) -> Result<(), String> {
+        let folder = self.folder;
+        let (Some(item), Some(None)) = (folder.items.get(i), self.done.get(i)) else { return Ok(()) };
+        for a in &item.args {
+            if let Known::Item(j, _) = a {
+                self.need(*j)?;
+            }
+        }
+        let result = one(self, item).map_err(|e| format!("{}: {e}", item.op))?;
+        self.done[i] = Some(result);
+        Ok(())
+    }
+
+    /// The elements of item `i`, which has been computed.
+    pub(crate) fn done(&self, i: usize) -> &[u8] {
+        self.done.get(i).and_then(Option::as_deref).unwrap_or(&[])
     }
 }
 
@@ -248,13 +383,7 @@ impl Layout {
     }
 }
 
-fn one(
-    ctx: &Context,
-    semantics: QuantSemantics,
-    constants: &Constants,
-    item: &Item,
-    done: &[AlignedBytes],
-) -> Result<AlignedBytes, String> {
+fn one(work: &Work<'_>, item: &Item) -> Result<AlignedBytes, String> {
     let layouts = item
         .args
         .iter()
@@ -266,8 +395,8 @@ fn one(
     let mut resolved: SmallVec<[Resolved<'_>; 8]> = SmallVec::new();
     for (a, layout) in item.args.iter().zip(&layouts) {
         resolved.push(match (a, layout) {
-            (Known::Const(c, ty), Some(l)) => tensor(ty, l, constants.bytes(*c))?,
-            (Known::Item(i, ty), Some(l)) => tensor(ty, l, done.get(*i).map_or(&[], |b| b))?,
+            (Known::Const(c, ty), Some(l)) => tensor(ty, l, work.constants.bytes(*c))?,
+            (Known::Item(i, ty), Some(l)) => tensor(ty, l, work.done(*i))?,
             (Known::Other(arg), _) => literal(arg)?,
             _ => return Err("an argument has no sizes".to_owned()),
         });
@@ -276,7 +405,7 @@ fn one(
     let mut out = AlignedBytes::zeroed(size);
     let layout = Layout::of(&item.ty)?;
     let view = ViewMut::new(item.ty.dtype, &layout.sizes, &layout.strides, &mut out).map_err(|e| e.to_string())?;
-    call(ctx, semantics, item.op, &resolved, SmallVec::from_iter([view]))?;
+    call(work.ctx, work.semantics, item.op, &resolved, SmallVec::from_iter([view]))?;
     Ok(out)
 }
 

@@ -7,9 +7,10 @@ use pteron_kernels::{attention, matmul, nn};
 use pteron_tensor::{View, ViewMut, read_scalar};
 use smallvec::SmallVec;
 
+use crate::coded;
 use crate::error::ExecError;
 use crate::fuel::Fuel;
-use crate::fuse::{AttentionShape, Eps, Fused, Group, Sizes};
+use crate::fuse::{AttentionShape, CodedLayer, Eps, Fused, Group, Sizes};
 use crate::operands::{split, take_out};
 use crate::run::{Frame, Run};
 
@@ -95,6 +96,11 @@ impl Run<'_, '_> {
                 let lead = sizes(*x).split_last().map(|l| l.1).unwrap_or_default();
                 group.outs.iter().all(|&v| sizes(v).split_last().is_some_and(|l| l.1 == lead))
             }
+            Fused::Coded { x, layers } => {
+                let rows = |v: ValueId| sizes(v).split_last().map(|(_, lead)| lead.iter().product::<usize>());
+                let packed = |l: &CodedLayer| self.constants.packed(l.item).is_some();
+                layers.iter().all(packed) && group.outs.iter().all(|&v| rows(v) == rows(x.rows()))
+            }
         };
         if fits { Known::Together } else { Known::OneByOne }
     }
@@ -146,6 +152,14 @@ impl Run<'_, '_> {
                     list.push(Layer { weight: view(l.weight)?, bias, out: next()? });
                 }
                 matmul::linears(ctx, &view(*x)?, &mut list)
+            }
+            Fused::Coded { x, layers } => {
+                let mut list: SmallVec<[coded::Layer<'_>; 3]> = SmallVec::new();
+                for l in layers {
+                    let weight = self.constants.packed(l.item).ok_or("a weight is not packed")?;
+                    list.push((weight, l.bias.map(view).transpose()?, next()?));
+                }
+                return coded::execute(ctx, self.quant, x, &view, &mut list);
             }
             Fused::Sdpa(a) => {
                 let Some((_, Known::Attention(shape))) = &frame.groups[number] else {

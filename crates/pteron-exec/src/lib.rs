@@ -13,6 +13,7 @@
 //! This crate knows no file format and no language model. It spawns threads through [`pteron_kernels`] only, prints nothing
 //! and reads no clock: a [`Profiler`] brings its own.
 
+mod coded;
 mod constants;
 mod delegate;
 mod dispatch;
@@ -31,6 +32,7 @@ mod run;
 mod scalar;
 mod session;
 mod value;
+mod weights;
 
 pub use delegate::{DelegateEvent, DelegateFactory, DelegateInstance, Delegates};
 pub use dispatch::has_kernel;

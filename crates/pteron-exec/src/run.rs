@@ -11,6 +11,7 @@ use pteron_tensor::{
 };
 use smallvec::SmallVec;
 
+use crate::coded;
 use crate::constants::Constants;
 use crate::delegate::DelegateInstance;
 use crate::dispatch::{Resolved, call};
@@ -341,9 +342,26 @@ impl<'s> Run<'s, '_> {
         let frame = &*self.frame;
         let memory = Readable::whole(self.arena, self.state, self.constants, self.inputs, frame)?;
         let list: &[ValueId] = if wanted { &graph.nodes[n].outputs } else { &[] };
+        // What was made when the session was, and is not there as elements: a packed weight.
+        let mut made: SmallVec<[Option<AlignedBytes>; 2]> = SmallVec::new();
+        for &v in list {
+            made.push(match self.plan.places[v] {
+                Some(Place::Folded(i)) => self.constants.made_again(self.ctx, self.quant, i)?,
+                _ => None,
+            });
+        }
         let outputs = list
             .iter()
-            .map(|&v| output(&memory, &frame.slots[v], self.plan.places[v]))
+            .zip(&made)
+            .map(|(&v, made)| {
+                let slot = &frame.slots[v];
+                match made {
+                    Some(bytes) => View::new(slot.dtype(), &slot.sizes, &slot.strides, bytes)
+                        .map(ValueRef::Tensor)
+                        .map_err(|e| e.to_string()),
+                    None => output(&memory, slot, self.plan.places[v]),
+                }
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let scalar = self.ctx.take_scalar() && has_elements(graph.nodes[n].op);
         hook.after(&NodeEvent { graph, node: n, op: graph.nodes[n].op, outputs: &outputs, nodes: 1, scalar });
@@ -501,6 +519,11 @@ impl<'s> Run<'s, '_> {
     fn kernel(&mut self, n: NodeId) -> Result<(), String> {
         let (graph, plan) = (self.graph, self.plan);
         let node = &graph.nodes[n];
+        if let Some(i) = plan.folded.layers[n]
+            && self.constants.packed(i).is_some()
+        {
+            return self.coded_layer(n, i);
+        }
         let op = if plan.in_place.writes[n] { Op::IndexPutInto } else { node.op };
         let schema = op.schema();
         let frame = &*self.frame;
@@ -519,6 +542,36 @@ impl<'s> Run<'s, '_> {
             outs.push(take_out(&mut memory, &frame.slots[v], at)?);
         }
         call(self.ctx, self.quant, op, &resolved, outs)
+    }
+
+    /// A layer with packed weight `i`, by itself.
+    fn coded_layer(&mut self, n: NodeId, i: usize) -> Result<(), String> {
+        let (plan, node, frame) = (self.plan, &self.graph.nodes[n], &*self.frame);
+        let (mut memory, written) =
+            split(self.arena, self.state, self.constants, self.inputs, frame, plan, &node.outputs)?;
+        let (&[v], &[at]) = (&node.outputs[..], &written[..]) else { return Err("has not one output".to_owned()) };
+        let out = take_out(&mut memory, &frame.slots[v], at)?;
+        let operand = |i: usize| match node.args.get(i) {
+            Some(Arg::Value(v)) => memory.view(&frame.slots[*v], plan.places[*v]).map(Some),
+            _ => Ok(None),
+        };
+        let weight = self.constants.packed(i).ok_or("a weight is not packed")?;
+        let (x, bias) = match node.op {
+            Op::AddMm => (operand(1)?, operand(0)?),
+            Op::Linear => (operand(0)?, operand(2)?),
+            _ => (operand(0)?, None),
+        };
+        let x = x.ok_or("has no input")?;
+        if node.op != Op::AddMm {
+            return coded::of_floats(self.ctx, &x, &mut [(weight, bias, out)]);
+        }
+        let bias = bias.ok_or("has no summand")?;
+        let factor = |i: usize| match node.args.get(i) {
+            Some(Arg::Float(f)) => *f,
+            Some(Arg::Int(i)) => *i as f64,
+            _ => 1.0,
+        };
+        coded::add_product(self.ctx, &bias, &x, weight, (factor(3), factor(4)), out)
     }
 
     fn delegate(&mut self, n: NodeId, hook: &mut dyn NodeHook) -> Result<(), String> {

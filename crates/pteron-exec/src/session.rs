@@ -35,8 +35,8 @@ pub struct SessionOptions {
     pub max_steps: u64,
     /// What the operators of `quantized_decomposed` compute where PyTorch's and ExecuTorch's differ.
     pub quant: QuantSemantics,
-    /// Weights that are codes are dequantized once, when the session is made, and take the memory of the float model's;
-    /// otherwise they are dequantized at every call.
+    /// Weights that are codes are made ready once, when the session is made: packed where linear layers read them, else
+    /// dequantized; otherwise they are dequantized at every call, and products are those of floats.
     pub fold_weights: bool,
 }
 
@@ -168,8 +168,7 @@ impl Session {
         declared.check(options.max_memory)?;
         let mut constants = Constants::resolve(&module, &|c: ConstId| used[c])?;
         let failed = |reason| ExecError::Constant { name: "a weight made of codes".to_owned(), reason };
-        let folded = folder.compute(&ctx, options.quant, &constants).map_err(failed)?;
-        constants.set_folded(folded);
+        constants.fold(&ctx, options.quant, folder).map_err(failed)?;
         let mut delegates = IdMap::new();
         for (id, d) in module.delegates.iter() {
             let called = methods.iter().any(|m| {

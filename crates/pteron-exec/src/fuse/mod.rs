@@ -10,6 +10,7 @@
 //! | rotary embedding (`rope.rs`) | halves, neighbours, `x·cos + rotate_half(x)·sin` | the same bits |
 //! | gate (`gate.rs`) | `x·sigmoid(x)·y` | the same bits |
 //! | linear layers of one input (`linear.rs`) | `linear`; `mm` and `addmm` by a transposed weight | the same bits; a product with a transposed weight within the tolerance of its sum |
+//! | layers with packed weights (`coded.rs`) | `linear`, `mm`, `addmm` by dequantized codes, of floats or of codes | exact sums of codes: within the tolerance of the dequantized sum |
 //! | attention (`attention.rs`) | scaled products, mask, softmax with or without its guards | within the tolerance of its sums |
 //!
 //! Nobody can tell: the values between have no reader outside of the group, none is an output or goes to a region's end, and a
@@ -17,6 +18,7 @@
 //! the nodes of that group are executed one by one at its place.
 
 mod attention;
+mod coded;
 mod finder;
 mod gate;
 mod linear;
@@ -32,6 +34,7 @@ use crate::fold::Folded;
 use finder::Finder;
 
 pub(crate) use attention::{Attention, AttentionShape, Sizes};
+pub(crate) use coded::{CodedLayer, Param, Rule, Source};
 pub(crate) use linear::Layer;
 
 /// What a group computes.
@@ -49,6 +52,8 @@ pub(crate) enum Fused {
     SiluGate { x: ValueId, gate: ValueId },
     /// Linear layers of one input, a result each.
     Linears { x: ValueId, layers: SmallVec<[Layer; 3]> },
+    /// Linear layers with packed weights, of the same activations, a result each.
+    Coded { x: Source, layers: SmallVec<[CodedLayer; 3]> },
     /// Softmax of scaled products, times values.
     Sdpa(Box<Attention>),
 }
@@ -60,7 +65,7 @@ impl Fused {
             Fused::RmsNorm { .. } | Fused::AddRmsNorm { .. } => Op::RmsNorm,
             Fused::Rope { .. } => Op::Rope,
             Fused::SiluGate { .. } => Op::Silu,
-            Fused::Linears { .. } => Op::Linear,
+            Fused::Linears { .. } | Fused::Coded { .. } => Op::Linear,
             Fused::Sdpa(_) => Op::Sdpa,
         }
     }
@@ -76,6 +81,7 @@ impl Fused {
                 let own = layers.iter().flat_map(|l| [Some(l.weight), l.bias]).flatten();
                 std::iter::once(*x).chain(own).collect()
             }
+            Fused::Coded { x, layers } => x.inputs().into_iter().chain(layers.iter().filter_map(|l| l.bias)).collect(),
             Fused::Sdpa(a) => [Some(a.q), Some(a.k), Some(a.v), a.mask].into_iter().flatten().collect(),
         }
     }
@@ -151,8 +157,14 @@ impl Groups {
                 }
             }
         }
+        let item = |m: NodeId| folded.layers[m];
         for &n in &order {
-            let is_free = |m: NodeId| groups.part[m] == Part::Alone && !folded.nodes[m];
+            if groups.part[n] == Part::Alone {
+                let _ = finder.coded(n, &item).into_iter().any(|f| groups.add(&finder, &order, map, folded, f));
+            }
+        }
+        for &n in &order {
+            let is_free = |m: NodeId| groups.part[m] == Part::Alone && !folded.nodes[m] && folded.layers[m].is_none();
             if let Some(found) = finder.linears(n, &is_free) {
                 groups.add(&finder, &order, map, folded, found);
             }
