@@ -282,8 +282,8 @@ impl Folder {
                 }
             }
         }
-        for (m, bytes) in made.iter_mut().zip(work.done) {
-            if let (Made::Gone, Some(b)) = (&*m, bytes) {
+        for ((m, bytes), item) in made.iter_mut().zip(work.done).zip(&self.items) {
+            if let (Made::Gone, Some(b), true) = (&*m, bytes, item.used != Use::None) {
                 *m = Made::Bytes(b);
             }
         }
