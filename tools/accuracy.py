@@ -5,7 +5,8 @@ usage: python3 tools/accuracy.py PTERON CHECKPOINT --calibration TEXT --text TEX
 
 Each row is a file in DIR: a row that is there is not measured again, so that a run can be cut off and taken up, and rows can be
 measured one at a time. A row is an export (its size and time), an evaluation of the program against the float checkpoint
-(--tokens of the text in windows of 512), and single tokens decoded (--decode). Standard library only.
+(--tokens of the text in windows of 512), and a prompt and single tokens at full speed (--decode). With --decode 0, for a machine
+that does other things as well, no time is shown. Standard library only.
 """
 
 import argparse
@@ -80,8 +81,8 @@ def measure(a, name):
     row["evaluation_seconds"] = time.monotonic() - started
     row["evaluation"] = found
     if a.decode:
-        bench = [a.pteron, "bench", "model", program, "--prompt-tokens", "128", "--generate", str(a.decode)]
-        row["bench"] = json.loads(run([*bench, "--context", "0", "--repeat", "1", "--threads", "2", "--json"]))
+        bench = [a.pteron, "bench", program, "-p", str(WINDOW), "-n", str(a.decode), "-r", "1", "-o", "json"]
+        row["bench"] = json.loads(run(bench))
     program.unlink()
     return row
 
@@ -90,19 +91,20 @@ def mebibytes(n):
     return f"{n / (1 << 20):.1f}"
 
 
-def decode_speed(row):
-    """Tokens a second, of single tokens."""
-    found = [d["tokens_per_s"] for t in row.get("bench", {}).get("threads", []) for d in t["decode"]]
-    return f"{max(found):.1f}" if found else "-"
+def speed(row, test):
+    """Tokens a second of a prompt (`n_prompt`) or of single tokens (`n_gen`)."""
+    found = [t["avg_ts"] for t in row.get("bench", []) if t[test] > 0]
+    return f"{max(found):.0f}" if found else "-"
 
 
 def table(rows):
-    out = ["| scheme | perplexity | change | mean KL, nats | same top token | file, MiB | export, s | tokens/s |"]
-    out.append("|---|---|---|---|---|---|---|---|")
+    out = ["| scheme | perplexity | change | mean KL, nats | same top token | file, MiB | export, s | prompt, tokens/s | decode, tokens/s |"]
+    out.append("|---|---|---|---|---|---|---|---|---|")
     for r in rows:
         e = r["evaluation"]
         p, d = e["perplexity"], e["divergence"]
         change = kl = same = "-"
+        seconds = f"{r['export_seconds']:.0f}" if "bench" in r else "-"
         if d:
             ratio = math.exp(d["log_ratio"]["mean"])
             change = f"{100 * (ratio - 1):+.2f}% ± {100 * ratio * d['log_ratio']['stderr']:.2f}%"
@@ -110,7 +112,7 @@ def table(rows):
             same = f"{100 * d['same_top']['mean']:.2f}%"
         out.append(
             f"| {r['name']} | {p['value']:.3f} | {change} | {kl} | {same} | {mebibytes(r['bytes'])} | "
-            f"{r['export_seconds']:.0f} | {decode_speed(r)} |"
+            f"{seconds} | {speed(r, 'n_prompt')} | {speed(r, 'n_gen')} |"
         )
     return "\n".join(out)
 

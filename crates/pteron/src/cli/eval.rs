@@ -28,6 +28,7 @@ const FEW: usize = 4096;
 pub(super) fn run(a: &EvalArgs) -> Done {
     let protocol = protocol(a)?;
     let load = high::eval_load(a)?;
+    let comparable = comparable(a)?;
     let text = text(&a.text)?;
     let place = tokenizer_place(a);
     let asked = a.tokenizer.as_deref().or((place.is_dir() || is_kind(place, FileKind::Gguf)).then_some(place));
@@ -62,7 +63,7 @@ pub(super) fn run(a: &EvalArgs) -> Done {
     if found.scored < FEW && !a.json {
         say(&format!("note: only {} tokens were scored; the standard errors say what that is worth", found.scored));
     }
-    let nodes = nodes(a, &tokens, protocol, &load)?;
+    let nodes = if comparable { nodes(a, &tokens, protocol, &load)? } else { Vec::new() };
     if let Some(path) = &a.positions {
         write(path, &positions(&found))?;
     }
@@ -85,23 +86,24 @@ pub(super) fn run(a: &EvalArgs) -> Done {
     put(&table(&facts, &found, a.nodes.map(|n| &nodes[..nodes.len().min(n)])))
 }
 
-/// The nodes of both checkpoints compared, if that was asked for, or can be shown on the page.
+/// Whether nodes are compared: if that was asked for, or they can be shown on the page.
+fn comparable(a: &EvalArgs) -> Result<bool, Failure> {
+    let Some(reference) = a.reference.as_deref() else { return Ok(false) };
+    let program = [a.subject.as_path(), reference].into_iter().find(|p| p.is_file() && is_program(p));
+    match (program, a.nodes) {
+        (Some(path), Some(_)) => Err(Failure::Usage(format!(
+            "--nodes compares a checkpoint as it is quantized with itself in float; {} is a program, whose nodes are not \
+             those of the checkpoint any more",
+            path.display()
+        ))),
+        (Some(_), None) => Ok(false),
+        (None, nodes) => Ok((nodes.is_some() || a.report.is_some()) && a.node_tokens > 0),
+    }
+}
+
+/// The nodes of both checkpoints compared.
 fn nodes(a: &EvalArgs, tokens: &[u32], protocol: Protocol, load: &LoadOptions) -> Result<Vec<NodeError>, Failure> {
-    let program = |path: &Path| path.is_file() && is_program(path);
     let Some(reference) = a.reference.as_deref() else { return Ok(Vec::new()) };
-    if let Some(path) = [a.subject.as_path(), reference].into_iter().find(|p| program(p)) {
-        return match a.nodes {
-            None => Ok(Vec::new()),
-            Some(_) => Err(Failure::Usage(format!(
-                "--nodes compares a checkpoint as it is quantized with itself in float; {} is a program, whose nodes are not \
-                 those of the checkpoint any more",
-                path.display()
-            ))),
-        };
-    }
-    if (a.nodes.is_none() && a.report.is_none()) || a.node_tokens == 0 {
-        return Ok(Vec::new());
-    }
     let window = protocol.window().min(a.node_tokens);
     let count = a.node_tokens.min(tokens.len()).checked_div(window).unwrap_or(0).max(1);
     let windows: Vec<_> = (0..count).map(|i| i * window..((i + 1) * window).min(tokens.len())).collect();

@@ -84,14 +84,16 @@ struct Trials {
 }
 
 impl Trials {
-    /// The float model quantized by `recipe`, and the bytes of its constants.
-    fn quantized(&self, recipe: &Recipe) -> Result<(Module, u64), Error> {
+    /// The float model quantized by `recipe`, with the module paths of layers that it names and that stay float.
+    fn quantized(&self, recipe: &Recipe) -> Result<(Module, Vec<String>), Error> {
         let mut module = self.float.clone();
+        let mut kept = Vec::new();
         let resolved = recipe.resolve(&module).map_err(wrong)?;
         let choose = |path: &str, kind| resolved.layer(path, kind);
         if resolved.transforms(&module) {
-            let transform = Transform::new(&choose);
-            transform.apply(&mut [&mut module], self.moments.as_ref(), &self.ctx, &mut |_, _| {}).map_err(wrong)?;
+            let mut modules = [&mut module];
+            let report = Transform::new(&choose).apply(&mut modules, self.moments.as_ref(), &self.ctx, &mut |_, _| {});
+            kept.extend(report.map_err(wrong)?.kept.into_iter().map(|(path, _)| path));
         }
         if let Some(quantizer) = resolved.quantizer().map_err(wrong)? {
             let prepared = prepare_module(&mut module, &quantizer).map_err(wrong)?;
@@ -105,12 +107,13 @@ impl Trials {
             convert_module(&mut module, &prepared, &params).map_err(wrong)?;
             module.graphs.iter_mut().try_for_each(|g| fuse_embeddings(g).map(drop)).map_err(wrong)?;
         }
-        let bytes = constant_bytes(&module);
-        Ok((module, bytes))
+        Ok((module, kept))
     }
 
+    /// How far the model is from the float one with `recipe`, and the bytes of its constants.
     fn measure(&mut self, recipe: &Recipe) -> Result<(Evaluation, u64), Error> {
-        let (mut module, bytes) = self.quantized(recipe)?;
+        let (mut module, _) = self.quantized(recipe)?;
+        let bytes = constant_bytes(&module);
         quantize::lower(&mut module)?;
         let found = compare(&self.path, module, &self.probe, &mut self.recorded, &self.load, &mut |_, _| {})?;
         Ok((found, bytes))
@@ -264,8 +267,9 @@ impl Exporter<'_> {
             }
         }
         let plan = quantize::plan(&recipe, &mut trials.float.clone())?;
+        let (_, kept_float) = trials.quantized(&recipe)?;
         let mut paths: Vec<(String, bool)> = Vec::new();
-        for layer in plan.layers.iter().filter(|l| l.treatment != "float") {
+        for layer in plan.layers.iter().filter(|l| l.treatment != "float" && !kept_float.contains(&l.path)) {
             if !paths.iter().any(|(p, _)| *p == layer.path) {
                 paths.push((layer.path.clone(), layer.operator == "embedding"));
             }
