@@ -81,7 +81,7 @@ pub struct OperatorTotal {
 }
 
 /// One call, for a trace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
     /// What was executed.
     pub op: Op,
@@ -97,6 +97,8 @@ pub struct Span {
     pub nodes: usize,
     /// See [`NodeEvent::scalar`].
     pub scalar: bool,
+    /// What a backend measured within it.
+    pub inner: Vec<DelegateEvent>,
 }
 
 /// Sums the time of each operator, by a clock that the caller brings (nanoseconds, monotonic), and keeps the single calls if
@@ -107,13 +109,14 @@ pub struct Profiler<C: FnMut() -> u64> {
     started: u64,
     totals: Vec<OperatorTotal>,
     spans: Option<Vec<Span>>,
+    inner: Vec<DelegateEvent>,
 }
 
 impl<C: FnMut() -> u64> Profiler<C> {
     /// A profiler with all sums zero.
     pub fn new(clock: C) -> Profiler<C> {
         let totals = vec![OperatorTotal::default(); pteron_ir::OPERATORS.len()];
-        Profiler { clock, started: 0, totals, spans: None }
+        Profiler { clock, started: 0, totals, spans: None, inner: Vec::new() }
     }
 
     /// The same, which keeps the single calls as well.
@@ -155,8 +158,18 @@ impl<C: FnMut() -> u64> NodeHook for Profiler<C> {
         if let Some(spans) = &mut self.spans {
             let node = &event.graph.nodes[event.node];
             let (start, op, nodes, scalar) = (self.started, event.op, event.nodes, event.scalar);
-            spans.push(Span { op, handle: node.handle, path: node.path, start, nanoseconds, nodes, scalar });
+            let inner = std::mem::take(&mut self.inner);
+            spans.push(Span { op, handle: node.handle, path: node.path, start, nanoseconds, nodes, scalar, inner });
         }
+    }
+
+    fn inner(&mut self, _: &Graph, _: NodeId, events: &[DelegateEvent]) {
+        self.inner.extend_from_slice(events);
+    }
+
+    /// Where single calls are kept.
+    fn wants_inner(&self) -> bool {
+        self.spans.is_some()
     }
 
     fn wants_outputs(&self) -> bool {

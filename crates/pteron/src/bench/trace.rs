@@ -22,6 +22,11 @@ pub fn chrome_trace(bench: &ModelBench) -> Value {
 }
 
 fn event(TraceSpan { span, path }: &TraceSpan, process: usize, track: usize) -> Value {
+    let inner: Vec<Value> = span
+        .inner
+        .iter()
+        .map(|e| json!({"name": e.name, "depth": e.depth, "value": e.value, "unit": e.unit}))
+        .collect();
     json!({
         "ph": "X",
         "name": span.op.name(),
@@ -30,6 +35,6 @@ fn event(TraceSpan { span, path }: &TraceSpan, process: usize, track: usize) -> 
         "tid": track,
         "ts": span.start as f64 / 1e3,
         "dur": span.nanoseconds as f64 / 1e3,
-        "args": {"handle": span.handle.0, "path": path, "nodes": span.nodes, "scalar": span.scalar},
+        "args": {"handle": span.handle.0, "path": path, "nodes": span.nodes, "scalar": span.scalar, "inner": inner},
     })
 }
