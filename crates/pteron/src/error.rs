@@ -28,6 +28,12 @@ pub enum Error {
         /// The sentence.
         reason: String,
     },
+    /// A program for Qualcomm's tensor processors that cannot be made.
+    #[error("{reason}")]
+    Qnn {
+        /// The sentence.
+        reason: String,
+    },
     /// The quantized model is too far from the float model.
     #[error(
         "{}: the quantized model is too far from the float model: {} nats of mean KL divergence on {} tokens ({}), more than          --max-kl {}; perplexity {:.2} became {:.2}; nothing was written (`pteron sensitivity` ranks the layers, a recipe keeps          them float, --allow-degraded writes it all the same)",

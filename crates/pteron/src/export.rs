@@ -1,6 +1,7 @@
 //! Checkpoints to programs.
 
 mod beside;
+mod qnn;
 mod quantization;
 mod sensitivity;
 
@@ -13,7 +14,7 @@ use pteron_checkpoint::{Checkpoint, GenerationConfigFile, Shown, read_limited};
 use pteron_ir::{MetaValue, Module};
 use pteron_llm::tokenizer::Tokenizer;
 use pteron_models::{BuildOptions, CheckpointWeights, ModelConfig, SpecialTokens, WeightsOptions, build};
-use pteron_program::{EmitOptions, Emitted, WriteError, emit};
+use pteron_program::{Emitted, WriteError, emit};
 use pteron_pte::ParsedHead;
 use pteron_quant::moments::Moments;
 use pteron_quant::recipe::Recipe;
@@ -27,6 +28,7 @@ use crate::quantize::{self, QuantizationReport};
 use crate::text::TokenizerSource;
 
 use beside::Beside;
+pub use qnn::{QnnContextReport, QnnMode, QnnNodeReport, QnnOptions, QnnReport};
 pub use quantization::{CALIBRATION_SHA256, CALIBRATION_TOKENS, Calibrated, ShardOf};
 pub use sensitivity::{Budget, FoundRecipe, Search, Sensitivity};
 
@@ -58,6 +60,8 @@ pub enum Progress {
     },
     /// Running passes.
     Lowering,
+    /// Asking Qualcomm's library, and waiting for its compiler.
+    Compiling,
     /// Planning memory and making the program's head.
     Emitting,
     /// Writing: bytes written so far, and in all.
@@ -86,6 +90,8 @@ pub struct ExportReport {
     pub quantization: Option<QuantizationReport>,
     /// What a backend took; `None` for a portable program.
     pub partition: Option<PartitionReport>,
+    /// What Qualcomm's library made of it, if it was lowered to that.
+    pub qnn: Option<QnnReport>,
     /// Elements of all weights.
     pub parameters: u64,
     /// Bytes of constants in the program, those of delegates among them.
@@ -127,6 +133,7 @@ pub struct Exporter<'p> {
     moments: Option<Arc<Moments>>,
     calibration: CalibrationOptions,
     evaluation: EvaluationOptions,
+    qnn: Option<QnnOptions>,
     bare: bool,
     xnnpack: Option<Xnnpack>,
     progress: Option<Box<dyn FnMut(Progress) + 'p>>,
@@ -170,6 +177,7 @@ impl<'p> Exporter<'p> {
             moments: None,
             calibration: CalibrationOptions::default(),
             evaluation: EvaluationOptions::default(),
+            qnn: None,
             bare: false,
             xnnpack: None,
             progress: None,
@@ -378,15 +386,22 @@ impl<'p> Exporter<'p> {
 
     fn lower(&mut self) -> Result<Lowered, Error> {
         let mut warnings = self.checkpoint.warnings().to_vec();
-        let Captured { module, config, parameters, quantization, partition } = self.capture(&mut warnings)?;
+        let Captured { module, config, parameters, quantization, partition, qnn } = self.capture(&mut warnings)?;
         self.tell(Progress::Emitting);
-        let emitted = emit(&module, &EmitOptions::default())?;
+        let emitted = emit(&module, &self.emit_options())?;
         let methods = module.graphs.iter().map(|g| g.name.clone()).collect();
-        Ok(Lowered { emitted, methods, config, parameters, quantization, partition, warnings })
+        Ok(Lowered { emitted, methods, config, parameters, quantization, partition, qnn, warnings })
     }
 
     fn capture(&mut self, warnings: &mut Vec<String>) -> Result<Captured, Error> {
+        let options = self.qnn.clone();
+        // Before hours of calibration: is the library there?
+        let library = options.as_ref().map_or(Ok(None), qnn::library)?;
         let mut captured = self.build(warnings)?;
+        if let (Some(options), Some(library)) = (options, library) {
+            self.lower_qnn(&options, &library, &mut captured, warnings)?;
+            return Ok(captured);
+        }
         self.tell(Progress::Lowering);
         match self.xnnpack {
             None => quantize::lower(&mut captured.module)?,
@@ -409,11 +424,14 @@ impl<'p> Exporter<'p> {
         weights.configure(&mut config);
         warnings.extend(weights.warnings().iter().cloned());
         warnings.extend(self.options.warnings(&config));
-        let mut module = build(&config, &weights, &self.options)?;
+        let mut module = match self.qnn.clone() {
+            Some(options) => self.static_module(&options, &config, &weights)?,
+            None => build(&config, &weights, &self.options)?,
+        };
         let parameters =
             pteron_models::parameters(&config).iter().map(|p| p.shape.iter().map(|&d| d as u64).product::<u64>()).sum();
         let quantization = self.quantize_module(&mut module, &config, &weights, warnings)?;
-        Ok(Captured { module, config, parameters, quantization, partition: None })
+        Ok(Captured { module, config, parameters, quantization, partition: None, qnn: None })
     }
 
     /// The configuration, and the options checked against it.
@@ -484,7 +502,7 @@ impl<'p> Exporter<'p> {
         sampler: MemorySampler,
     ) -> ExportReport {
         let operators = lowered.operators();
-        let Lowered { emitted, methods, config, parameters, quantization, partition, warnings } = lowered;
+        let Lowered { emitted, methods, config, parameters, quantization, partition, qnn, warnings } = lowered;
         let delegated = partition.as_ref().map_or(0, |p| p.weight_bytes);
         let arenas = || emitted.report.methods.iter().flat_map(|m| &m.arenas);
         ExportReport {
@@ -494,6 +512,7 @@ impl<'p> Exporter<'p> {
             dtype: self.options.dtype.to_string(),
             quantization,
             partition,
+            qnn,
             parameters,
             weight_bytes: emitted.report.constant_bytes.saturating_add(delegated),
             file_bytes: emitted.file.total_len,
@@ -517,6 +536,7 @@ struct Lowered {
     parameters: u64,
     quantization: Option<QuantizationReport>,
     partition: Option<PartitionReport>,
+    qnn: Option<QnnReport>,
     warnings: Vec<String>,
 }
 
@@ -558,6 +578,7 @@ struct Captured {
     parameters: u64,
     quantization: Option<QuantizationReport>,
     partition: Option<PartitionReport>,
+    qnn: Option<QnnReport>,
 }
 
 /// What is odd about a tokenizer of `pieces` tokens for a model of `vocab` rows: more pieces than rows, or less than nine

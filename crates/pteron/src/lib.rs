@@ -48,6 +48,7 @@ pub use export::{
     Budget, CALIBRATION_SHA256, CALIBRATION_TOKENS, Calibrated, ExportReport, Exporter, FoundRecipe, Progress, Search,
     Sensitivity, ShardOf, odd_vocabulary,
 };
+pub use export::{QnnContextReport, QnnMode, QnnNodeReport, QnnOptions, QnnReport};
 pub use program::{LoadMode, LoadOptions, Program, ProgramFile, constant_methods, delegates, open_data};
 pub use quantize::QuantizationReport;
 pub use text::{ProgramDecoder, TokenizerSource, gguf_parts};

@@ -275,6 +275,13 @@ pub(crate) fn lower(module: &mut Module) -> Result<(), Error> {
     Ok(())
 }
 
+/// Takes apart what QNN's rules do not know, in a graph that is not quantized.
+pub(crate) fn decompose_for_qnn(module: &mut Module) -> Result<(), Error> {
+    let has = |op: pteron_ir::Op| !pteron_quant::quantizer::QnnQuantizer::LACKING.contains(&op);
+    Runner::new([passes::DECOMPOSE]).run(module, &PassContext::new(&has)).map_err(Box::new)?;
+    Ok(())
+}
+
 /// Whether a layer's scales are searched with weighed errors.
 pub(crate) fn weighs(resolved: &Resolved, module: &Module) -> bool {
     let mse = Some(Algorithm::Mse);

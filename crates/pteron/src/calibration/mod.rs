@@ -11,6 +11,7 @@ use std::sync::Arc;
 use pteron_exec::{ExecError, Session, SessionOptions, Value, ValueRef};
 use pteron_ir::Module;
 use pteron_kernels::Context;
+use pteron_models::{CALIBRATE_FORWARD, MASKED};
 use pteron_quant::moments::{Moments, MomentsHook};
 use pteron_quant::pt2e::{Calibration, PreparedGraph};
 use pteron_tensor::Tensor;
@@ -69,6 +70,19 @@ pub(crate) enum Passes {
     One,
 }
 
+/// Inputs of static Llama's calibration graph: tokens, a causal mask, positions.
+fn static_inputs(tokens: &[u32]) -> Result<Vec<Value>, pteron_tensor::ViewError> {
+    let n = tokens.len();
+    let ids: Vec<i32> = tokens.iter().map(|&t| i32::try_from(t).unwrap_or(i32::MAX)).collect();
+    let mask: Vec<f32> = (0..n * n).map(|i| if i % n <= i / n { 0.0 } else { MASKED }).collect();
+    let positions: Vec<i32> = (0..n).map(|i| i32::try_from(i).unwrap_or(i32::MAX)).collect();
+    Ok(vec![
+        Value::Tensor(Tensor::of(&[1, n], &ids)?),
+        Value::Tensor(Tensor::of(&[1, 1, n, n], &mask)?),
+        Value::Tensor(Tensor::of(&[1, n], &positions)?),
+    ])
+}
+
 /// A float module with windows to run through it.
 pub(crate) struct Feed<'a> {
     /// What messages call the model.
@@ -94,8 +108,11 @@ impl Feed<'_> {
 
     /// Inputs of a window: its tokens and, with a cache, the position of the first.
     fn inputs(&self, tokens: &[u32]) -> Result<Vec<Value>, Error> {
-        let ids: Vec<i64> = tokens.iter().map(|&t| i64::from(t)).collect();
         let wrong = |e: pteron_tensor::ViewError| Error::Calibration { reason: e.to_string() };
+        if self.module.graphs.first().is_some_and(|g| g.name == CALIBRATE_FORWARD) {
+            return static_inputs(tokens).map_err(wrong);
+        }
+        let ids: Vec<i64> = tokens.iter().map(|&t| i64::from(t)).collect();
         let mut inputs = vec![Value::Tensor(Tensor::of(&[1, ids.len()], &ids).map_err(wrong)?)];
         if self.module.graphs.first().is_some_and(|g| g.inputs.len() > 1) {
             inputs.push(Value::Tensor(Tensor::of(&[1], &[0i64]).map_err(wrong)?));

@@ -32,7 +32,11 @@ pub(super) fn run(a: &ExportArgs) -> Done {
     for w in &report.warnings {
         say(&format!("warning: {w}"));
     }
-    if a.json { put_json(&report) } else { put(&summary(&report)) }
+    if a.json {
+        return put_json(&report);
+    }
+    let table = report.qnn.as_ref().filter(|q| a.verbose || q.outside > 0).map_or("", |q| q.table.as_str());
+    put(&format!("{table}{}", summary(&report)))
 }
 
 /// The export that the flags describe.
@@ -84,6 +88,9 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
         .calibration(calibration)
         .evaluation(high::gate(&a.gate)?)
         .bare(a.bare);
+    if let Some(options) = high::qnn(&a.qnn)? {
+        exporter = exporter.qnn(options);
+    }
     for (name, values) in metadata {
         exporter = exporter.metadata(name, values);
     }
@@ -186,6 +193,7 @@ impl Bar {
                 "evaluating"
             }
             Progress::Lowering => "lowering",
+            Progress::Compiling => "compiling",
             Progress::Emitting => "planning",
             Progress::Writing { done, total } => {
                 self.count(done, total, WRITING);
@@ -239,6 +247,18 @@ pub(super) fn summary(r: &ExportReport) -> String {
             }
             (None, Some(why)) => row("not evaluated", why.clone()),
             (None, None) => {}
+        }
+    }
+    if let Some(q) = &r.qnn {
+        let nodes = number((q.delegated + q.outside) as u64);
+        row(
+            "delegated",
+            format!("{} of {nodes} nodes to {} ({}, {})", number(q.delegated as u64), q.soc, q.mode, q.library),
+        );
+        for c in &q.contexts {
+            let shared = c.shared_bytes.map_or(String::new(), |b| format!(", {} with shared weights", bytes(b)));
+            let graphs = c.graphs.join(", ");
+            row("context", format!("{}{shared}: {graphs}; finalized in {:.2} s", bytes(c.bytes), c.finalize_seconds));
         }
     }
     if !r.missing_operators.is_empty() {

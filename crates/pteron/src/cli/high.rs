@@ -11,8 +11,8 @@ use pteron::tensor::DType;
 use pteron::{LoadMode, LoadOptions, ShardOf, quantize};
 
 use super::low::{
-    AlgorithmArg, CalibrationArgs, EvalArgs, ExecArgs, ExportArgs, ExportDType, GateArgs, LoadModeArg,
-    QuantizationArgs, RunArgs, ThreadArgs,
+    AlgorithmArg, CalibrationArgs, EvalArgs, ExecArgs, ExportArgs, ExportDType, GateArgs, LoadModeArg, QnnExportArgs,
+    QnnLinearArg, QnnModeArg, QuantizationArgs, RunArgs, ThreadArgs,
 };
 use super::output::{Failure, say};
 
@@ -298,4 +298,50 @@ mod tests {
         assert_eq!(threads(3).unwrap(), Some(3));
         assert!(threads(0).is_err() && threads(-2).is_err() && threads(4096).is_err());
     }
+}
+
+/// What `--qnn` and its options say; `None` without `--qnn`.
+pub(super) fn qnn(a: &QnnExportArgs) -> Result<Option<pteron::QnnOptions>, Failure> {
+    use pteron::qnn::soc::{SOCS, Soc};
+    use pteron::qnn::spec::PerformanceMode;
+    if !a.qnn {
+        return Ok(None);
+    }
+    let soc = Soc::by_name(&a.soc_model).ok_or_else(|| {
+        let known: Vec<&str> = SOCS.iter().map(|s| s.name).collect();
+        Failure::Usage(format!("--soc-model is {}, expected one of {}", a.soc_model, known.join(", ")))
+    })?;
+    let performance_mode = PerformanceMode::by_name(&a.htp_performance_mode).ok_or_else(|| {
+        let known: Vec<&str> = PerformanceMode::ALL.iter().map(|m| m.name()).collect();
+        Failure::Usage(format!(
+            "--htp-performance-mode is {}, expected one of {}",
+            a.htp_performance_mode,
+            known.join(", ")
+        ))
+    })?;
+    Ok(Some(pteron::QnnOptions {
+        mode: match a.qnn_mode {
+            QnnModeArg::Mutable => pteron::QnnMode::Mutable,
+            QnnModeArg::Kv => pteron::QnnMode::Kv,
+            QnnModeArg::Hybrid => pteron::QnnMode::Hybrid,
+        },
+        prefill_ar_len: a.prefill_ar_len,
+        num_sharding: a.num_sharding,
+        linear: match a.qnn_linear {
+            QnnLinearArg::Conv2d => pteron::qnn::lower::LinearForm::Conv2d,
+            QnnLinearArg::FullyConnected => pteron::qnn::lower::LinearForm::FullyConnected,
+        },
+        performance_mode,
+        optimization: match a.htp_optimization {
+            1 => pteron::qnn::Optimization::Fast,
+            2 => pteron::qnn::Optimization::Normal,
+            _ => pteron::qnn::Optimization::Best,
+        },
+        weight_sharing: a.weight_sharing,
+        dlbc: a.htp_dlbc,
+        require_full_delegation: a.require_full_delegation,
+        on_cpu: a.qnn_on_cpu,
+        sdk: a.libraries.qnn_sdk.clone(),
+        ..pteron::QnnOptions::new(soc)
+    }))
 }

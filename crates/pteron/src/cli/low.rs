@@ -332,6 +332,74 @@ pub(super) struct ExportArgs {
     pub(super) calibration_state: Option<PathBuf>,
     #[command(flatten)]
     pub(super) gate: GateArgs,
+    #[command(flatten)]
+    pub(super) qnn: QnnExportArgs,
+}
+
+/// What programs for Qualcomm's tensor processors are made of.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Qualcomm QNN")]
+pub(super) struct QnnExportArgs {
+    /// Lower to Qualcomm's QNN: needs Qualcomm's libraries (`pteron doctor`)
+    #[arg(long)]
+    pub(super) qnn: bool,
+    /// Methods: `mutable`, one token with caches as buffers, as export_llama has it; `kv`, one token with caches as inputs and
+    /// outputs; `hybrid`, that and a method for a block of tokens
+    #[arg(long, value_enum, default_value = "mutable", requires = "qnn")]
+    pub(super) qnn_mode: QnnModeArg,
+    /// Tokens of one call of prefill_forward
+    #[arg(long, value_name = "N", default_value_t = 32, requires = "qnn")]
+    pub(super) prefill_ar_len: usize,
+    /// System on chip
+    #[arg(long, value_name = "NAME", default_value = pteron::qnn::soc::DEFAULT_SOC, requires = "qnn")]
+    pub(super) soc_model: String,
+    /// Shards of layers, each in a context of its own
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "qnn")]
+    pub(super) num_sharding: usize,
+    /// Operator of linear layers
+    #[arg(long, value_enum, default_value = "conv2d", requires = "qnn")]
+    pub(super) qnn_linear: QnnLinearArg,
+    /// How the processor is clocked: default, sustained-high-performance, burst, high-performance, power-saver,
+    /// low-power-saver, high-power-saver, low-balanced, balanced
+    #[arg(long, value_name = "MODE", default_value = "burst", requires = "qnn")]
+    pub(super) htp_performance_mode: String,
+    /// How thoroughly the library optimizes, from 1 to 3
+    #[arg(long, value_name = "LEVEL", default_value_t = 3, requires = "qnn", value_parser = clap::value_parser!(u32).range(1..=3))]
+    pub(super) htp_optimization: u32,
+    /// Compress activations in memory
+    #[arg(long, requires = "qnn")]
+    pub(super) htp_dlbc: bool,
+    /// Build the context with weights shared between methods as well, and report its size
+    #[arg(long, requires = "qnn")]
+    pub(super) weight_sharing: bool,
+    /// Fail if a node is not delegated, naming it and the reason
+    #[arg(long, requires = "qnn")]
+    pub(super) require_full_delegation: bool,
+    /// Write the same graphs, quantized the same, for CPU kernels: nothing is lowered, to compare with
+    #[arg(long, requires = "qnn")]
+    pub(super) qnn_on_cpu: bool,
+    #[command(flatten)]
+    pub(super) libraries: QnnArgs,
+}
+
+/// Methods of a program for Qualcomm's tensor processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum QnnModeArg {
+    /// One token, caches as mutable buffers
+    Mutable,
+    /// One token, caches as inputs and outputs
+    Kv,
+    /// One token, and a block of tokens
+    Hybrid,
+}
+
+/// The operator of linear layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum QnnLinearArg {
+    /// A 1×1 convolution
+    Conv2d,
+    /// A fully connected layer
+    FullyConnected,
 }
 
 /// How the bytes of a program are reached.

@@ -9,12 +9,10 @@ use pteron_models::{
 };
 use pteron_program::EmitOptions;
 use pteron_qnn::lower::LinearForm;
-use pteron_qnn::partition::{
-    CompileOptions, Compiled, IoParams, PartitionReport, Placement, Shards, compile, seal,
-};
+use pteron_qnn::partition::{CompileOptions, Compiled, IoParams, PartitionReport, Placement, Shards, compile, seal};
 use pteron_qnn::soc::Soc;
 use pteron_qnn::spec::{HtpOptions, PerformanceMode, Precision};
-use pteron_qnn::{ComposeOptions, ComposeStage, Host, HostOptions, Optimization, Sdk};
+use pteron_qnn::{ComposeOptions, ComposeStage, Host, HostOptions, Optimization, QnnLibrary, Sdk};
 use pteron_tensor::DType;
 
 use super::{Captured, Exporter, Progress};
@@ -148,6 +146,15 @@ pub struct QnnReport {
     pub table: String,
 }
 
+/// Qualcomm's library, unless the export does without it.
+pub(super) fn library(q: &QnnOptions) -> Result<Option<Host>, Error> {
+    if q.on_cpu {
+        return Ok(None);
+    }
+    let sdk = Sdk::find(q.sdk.as_deref()).map_err(qnn)?;
+    Ok(Some(Host::open(HostOptions::new(sdk).map_err(qnn)?).map_err(qnn)?))
+}
+
 fn qnn(e: impl std::fmt::Display) -> Error {
     Error::Qnn { reason: e.to_string() }
 }
@@ -185,13 +192,13 @@ impl Exporter<'_> {
         Ok(build_static_calibration(config, weights, &options, window)?)
     }
 
-    pub(super) fn capture_qnn(
-        &mut self,
+    /// The static form that is exported.
+    pub(super) fn static_module(
+        &self,
         q: &QnnOptions,
-        config: ModelConfig,
+        config: &ModelConfig,
         weights: &CheckpointWeights<'_>,
-        warnings: &mut Vec<String>,
-    ) -> Result<Captured, Error> {
+    ) -> Result<Module, Error> {
         if self.options.dtype != DType::F32 {
             return Err(qnn(format!(
                 "--qnn takes a model in fp32, found {}: the library computes with integers, or in half precision where \
@@ -199,77 +206,67 @@ impl Exporter<'_> {
                 self.options.dtype
             )));
         }
-        // Before hours of calibration: is the library there?
-        let library = match q.on_cpu {
-            true => None,
-            false => {
-                let sdk = Sdk::find(q.sdk.as_deref()).map_err(qnn)?;
-                Some(Host::open(HostOptions::new(sdk).map_err(qnn)?).map_err(qnn)?)
-            }
-        };
-        let options = self.static_options(q);
-        let mut module = match q.mode {
-            QnnMode::Mutable => build_static_mutable(&config, weights, &options)?,
-            QnnMode::Kv | QnnMode::Hybrid => build_static(&config, weights, &options)?,
-        };
-        let parameters =
-            pteron_models::parameters(&config).iter().map(|p| p.shape.iter().map(|&d| d as u64).product::<u64>()).sum();
-        let quantization = self.quantize_module(&mut module, &config, weights, warnings)?;
-        let Some(library) = library else {
-            self.tell(Progress::Lowering);
-            quantize::lower(&mut module)?;
-            return Ok(Captured { module, config, parameters, quantization, qnn: None });
-        };
-        if quantization.is_none() {
-            // What stays float is decomposed by the same rules that a quantizer applies.
-            quantize::decompose_for_qnn(&mut module)?;
-        }
-        let fp16 = quantization.is_none();
-        let sharing = q.weight_sharing && module.graphs.len() > 1;
         if q.weight_sharing && !q.soc.shares_weights() {
             return Err(qnn(format!("{} ({}) cannot share weights between graphs: V73 can", q.soc.name, q.soc.arch)));
+        }
+        let options = self.static_options(q);
+        Ok(match q.mode {
+            QnnMode::Mutable => build_static_mutable(config, weights, &options)?,
+            QnnMode::Kv | QnnMode::Hybrid => build_static(config, weights, &options)?,
+        })
+    }
+
+    /// Compiles what was captured.
+    pub(super) fn lower_qnn(
+        &mut self,
+        q: &QnnOptions,
+        library: &Host,
+        captured: &mut Captured,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Error> {
+        let fp16 = captured.quantization.is_none();
+        let module = &mut captured.module;
+        if fp16 {
+            // What stays float is taken apart by the rules that a quantizer applies.
+            quantize::decompose_for_qnn(module)?;
         }
         let compose = ComposeOptions {
             optimization: q.optimization,
             fp16,
-            weight_sharing: sharing,
+            weight_sharing: q.weight_sharing && module.graphs.len() > 1,
             dlbc: q.dlbc,
             ..ComposeOptions::new(q.soc)
         };
-        let compile_options = CompileOptions {
+        let layers = captured.config.n_layers;
+        let shards = Shards { count: q.num_sharding, layers, prefix: LAYERS };
+        let options = CompileOptions {
             form: q.linear,
             compose,
             quantized_io: q.mode != QnnMode::Mutable,
-            shards: (q.num_sharding > 1).then_some(Shards {
-                count: q.num_sharding,
-                layers: config.n_layers,
-                prefix: LAYERS,
-            }),
+            shards: (q.num_sharding > 1).then_some(shards),
             require_full_delegation: q.require_full_delegation,
         };
         let htp = HtpOptions {
             performance_mode: q.performance_mode,
             precision: if fp16 { Precision::Fp16 } else { Precision::Quantized },
             use_dlbc: q.dlbc,
-            use_weight_sharing: false,
             ..HtpOptions::default()
         };
         let started = Instant::now();
         self.tell(Progress::Compiling);
         let mut tell = |_: ComposeStage| self.tell(Progress::Compiling);
-        let compiled = compile(&mut module, &library, &compile_options, &seal(q.soc, htp), &mut tell).map_err(qnn)?;
+        let compiled = compile(module, library, &options, &seal(q.soc, htp), &mut tell).map_err(qnn)?;
         let seconds = started.elapsed().as_secs_f64();
         for (method, node, why) in compiled.report.refused() {
             warnings.push(format!("`{}` of `{}` in `{method}` runs on the CPU: {why}", node.op, node.path));
         }
         if q.mode != QnnMode::Mutable {
-            self.describe_io(&mut module, &compiled, config.n_layers);
+            self.describe_io(module, &compiled, layers);
         }
         self.tell(Progress::Lowering);
-        quantize::lower(&mut module)?;
-        let build = pteron_qnn::QnnLibrary::info(&library).build.clone();
-        let report = report(q, build, &compiled, seconds);
-        Ok(Captured { module, config, parameters, quantization, qnn: Some(report) })
+        quantize::lower(module)?;
+        captured.qnn = Some(report(q, QnnLibrary::info(library).build.clone(), &compiled, seconds));
+        Ok(())
     }
 
     /// The constant methods by which a runner knows what the integers at the boundary stand for.

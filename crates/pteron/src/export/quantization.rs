@@ -115,7 +115,7 @@ impl Exporter<'_> {
         let shard = Shard::of(index, count, total)
             .ok_or_else(|| wrong(format!("shard {index}/{count} is none; expected 1/{count} to {count}/{count}")))?;
         let header = self.header(&config, &data, shard)?;
-        let mut module = build(&config, &weights, &self.twin_options(data.window))?;
+        let mut module = self.twin(&config, &weights, data.window)?;
         let resolved = self.recipe.resolve(&module).map_err(wrong)?;
         let Some(quantizer) = resolved.quantizer().map_err(wrong)? else {
             return Err(wrong(nothing_to_learn(&self.recipe)));
@@ -193,8 +193,8 @@ impl Exporter<'_> {
         let calibrated = data.as_ref().map(|d| d.window);
         let window = calibrated.into_iter().chain(probe.iter().flat_map(|p| p.windows.first().map(Vec::len))).max();
         let twin = match window {
-            Some(window) => Some(build(config, weights, &self.twin_options(window))?),
-            None if state.is_some() => Some(build(config, weights, &self.twin_options(BUNDLED_WINDOW))?),
+            Some(window) => Some(self.twin(config, weights, window)?),
+            None if state.is_some() => Some(self.twin(config, weights, BUNDLED_WINDOW)?),
             None => None,
         };
         // The float model has a float cache.
@@ -299,6 +299,14 @@ impl Exporter<'_> {
         }
     }
 
+    /// The model in the form that is calibrated, over windows of `window` tokens.
+    fn twin(&self, config: &ModelConfig, weights: &CheckpointWeights<'_>, window: usize) -> Result<Module, Error> {
+        match &self.qnn {
+            Some(q) => self.static_twin(q, config, weights, window),
+            None => Ok(build(config, weights, &self.twin_options(window))?),
+        }
+    }
+
     /// The form of the model that is calibrated and measured: windows of `window` tokens in one call, the logits of all of
     /// them, attention and cache as in the exported form.
     pub(super) fn twin_options(&self, window: usize) -> BuildOptions {
@@ -321,6 +329,10 @@ impl Exporter<'_> {
     ) -> Result<(Option<Probe>, Option<String>), Error> {
         if !self.evaluation.enabled {
             return Ok((None, Some("--no-evaluation".to_owned())));
+        }
+        if self.qnn.is_some() {
+            let why = "the static form has no method for texts of any length";
+            return Ok((None, Some(why.to_owned())));
         }
         let held_back = data.map(|d| &d.held_back).or(state.map(|s| &s.header.held_back)).filter(|h| !h.is_empty());
         if let Some(windows) = held_back {
@@ -359,6 +371,7 @@ impl Exporter<'_> {
         let model = hash::of_model(&hash::of_files(&self.checkpoint)?, config);
         let o = &self.options;
         let attention = match (o.use_kv_cache, o.use_sdpa_with_kv_cache) {
+            _ if self.qnn.is_some() => "static form",
             (_, true) if o.quantize_kv_cache => "8-bit KV cache with custom_sdpa",
             (_, true) => "KV cache with custom_sdpa",
             (true, false) => "KV cache",
