@@ -1,8 +1,8 @@
 //! A quantized graph against the float graph it was made from, node by node.
 //!
 //! Both come from one capture, neither decomposed, so that a node of the float graph is found in the quantized one by its debug
-//! handle; where quantization has put other nodes in its place, by its module path. A value is compared as its readers see it:
-//! where all of them read it through codes, that is what the codes stand for.
+//! handle; where quantization has put others in the place of the only node of a module path, by that path. A value is compared
+//! as its readers see it: where all of them read it through codes, that is what the codes stand for.
 //!
 //! Noise is handed on from node to node, so that the worst signal is seldom where the damage is done. Therefore each node also
 //! has its *own* noise: what its output's share of noise is above that of the worst of its inputs. Nodes are sorted by it.

@@ -187,14 +187,25 @@ impl Pairing {
                 made.insert(&subject.paths[node.path], n);
             }
         }
+        let same = |n: NodeId| {
+            let node = &reference.nodes[n];
+            by_handle.get(&node.handle).copied().filter(|&s| subject.nodes[s].op == node.op)
+        };
+        // Nodes of each path that quantization has put others in the place of. Of several it cannot be told which is which.
+        let mut replaced: BTreeMap<&str, usize> = BTreeMap::new();
+        for n in reference.all_nodes() {
+            if compared(reference, n).is_some() && same(n).is_none() {
+                *replaced.entry(&reference.paths[reference.nodes[n].path]).or_default() += 1;
+            }
+        }
         let readers = readers(subject);
         let mut out = Pairing::default();
         for n in reference.all_nodes() {
             let node = &reference.nodes[n];
             let Some(value) = compared(reference, n) else { continue };
             let path: &str = &reference.paths[node.path];
-            let same = by_handle.get(&node.handle).copied().filter(|&s| subject.nodes[s].op == node.op);
-            let Some(other) = same.or_else(|| made.get(path).copied()) else { continue };
+            let alone = replaced.get(path) == Some(&1);
+            let Some(other) = same(n).or_else(|| made.get(path).copied().filter(|_| alone)) else { continue };
             let Some(&found) = subject.nodes[other].outputs.first() else { continue };
             if !same_shape(reference.ty(value), subject.ty(found)) {
                 continue;

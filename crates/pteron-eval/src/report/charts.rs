@@ -118,8 +118,12 @@ pub(super) fn histogram(n: &NodeError) -> String {
                 .sum();
             let clipped = 100.0 * outside as f64 / all.max(1) as f64;
             let _ = write!(caption, "; codes {} to {}", short(least), short(most));
-            if outside > 0 {
-                let _ = write!(caption, ", {clipped:.1}% clipped");
+            match outside {
+                0 => {}
+                _ if clipped < 0.05 => caption.push_str(", less than 0.1% clipped"),
+                _ => {
+                    let _ = write!(caption, ", {clipped:.1}% clipped");
+                }
             }
         }
         Codes::Dynamic => caption.push_str("; range chosen at run time"),
