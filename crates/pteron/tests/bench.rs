@@ -37,7 +37,7 @@ fn bandwidth_is_a_table_or_json() {
     for (row, threads) in json.as_array().unwrap().iter().zip([1, 2]) {
         assert_eq!(row["threads"], threads);
         assert_eq!(row["memory_mib"], 8);
-        for field in ["memory_gb_per_s", "cache_gb_per_s", "fma_gflop_per_s"] {
+        for field in ["memory_gb_per_s", "cache_gb_per_s", "fma_gflop_per_s", "int8_gop_per_s"] {
             assert!(positive(&row[field]), "{field}: {row}");
         }
     }

@@ -16,7 +16,7 @@ pub(crate) struct Layer {
 }
 
 /// A layer with its nodes.
-struct Found1 {
+struct Single {
     members: SmallVec<[NodeId; 2]>,
     x: ValueId,
     layer: Layer,
@@ -29,7 +29,7 @@ impl Finder<'_> {
     pub(super) fn linears(&self, n: NodeId, is_free: &dyn Fn(NodeId) -> bool) -> Option<Found> {
         let first = self.layer(n).filter(|l| l.members.iter().all(|&m| is_free(m)))?;
         let x = first.x;
-        let mut all: SmallVec<[Found1; 3]> = smallvec![first];
+        let mut all: SmallVec<[Single; 3]> = smallvec![first];
         for &other in self.users(x) {
             if self.position[other] > self.position[n]
                 && self.together(n, other)
@@ -51,12 +51,12 @@ impl Finder<'_> {
         Some((members, Fused::Linears { x, layers }, outs))
     }
 
-    fn layer(&self, n: NodeId) -> Option<Found1> {
+    fn layer(&self, n: NodeId) -> Option<Single> {
         let out = self.out(n)?;
         let (x, weight, bias) = match self.op(n) {
             Op::Linear => {
                 let layer = Layer { weight: self.value(n, 1)?, bias: self.value(n, 2) };
-                return Some(Found1 { members: smallvec![n], x: self.value(n, 0)?, layer, out });
+                return Some(Single { members: smallvec![n], x: self.value(n, 0)?, layer, out });
             }
             Op::Mm => (self.value(n, 0)?, self.value(n, 1)?, None),
             Op::AddMm => {
@@ -88,6 +88,6 @@ impl Finder<'_> {
             return None;
         }
         let members = if self.is_read_only_by(weight, &[n]) { smallvec![turned, n] } else { smallvec![n] };
-        Some(Found1 { members, x, layer: Layer { weight: rows, bias }, out })
+        Some(Single { members, x, layer: Layer { weight: rows, bias }, out })
     }
 }

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use pteron_kernels::Context;
-use pteron_kernels::simd::{READ_PATTERNS, dot_chains, fma_chains, lanes, read_all};
+use pteron_kernels::simd::{READ_PATTERNS, code_chains, dot_chains, fma_chains, lanes, read_all};
 
 use super::work::Work;
 use crate::host;
@@ -31,12 +31,17 @@ pub struct Limits {
     pub fma_gflop_per_s: f64,
     /// The same of the instruction that multiplies pairs of bf16; `None` where there is none.
     pub bf16_gflop_per_s: Option<f64>,
+    /// The same of what multiplies bytes here: one instruction where there is one for that, else some.
+    pub int8_gop_per_s: f64,
 }
 
 impl Limits {
     /// 10⁹ operations a second of the instruction that most products of `work` could use.
     pub(super) fn peak_of(&self, work: &Work) -> f64 {
         let most = |part: u64| 2 * part > work.matrix_flops;
+        if most(work.int8_flops) {
+            return self.int8_gop_per_s;
+        }
         let pairs = self.bf16_gflop_per_s.filter(|_| most(work.bf16_flops));
         pairs.unwrap_or(self.fma_gflop_per_s)
     }
@@ -48,6 +53,7 @@ impl Limits {
             memory_gb_per_s: self.memory_gb_per_s.max(other.memory_gb_per_s),
             cache_gb_per_s: self.cache_gb_per_s.max(other.cache_gb_per_s),
             fma_gflop_per_s: self.fma_gflop_per_s.max(other.fma_gflop_per_s),
+            int8_gop_per_s: self.int8_gop_per_s.max(other.int8_gop_per_s),
             bf16_gflop_per_s: self.bf16_gflop_per_s.map(|r| r.max(other.bf16_gflop_per_s.unwrap_or(r))),
             ..self
         }
@@ -75,6 +81,10 @@ pub fn limits(threads: usize, mib: usize) -> Limits {
             black_box(dot_chains(&ctx, ROUNDS));
         })
     });
+    let bytes = best(|| {
+        black_box(code_chains(&ctx, ROUNDS));
+    });
+    let byte_operations = 2 * code_chains(&ctx, 1) * ROUNDS * ctx.pool().threads();
     let memory = fastest_read(&ctx, &buffer);
     let cache = fastest_read(&ctx, small);
     let operations = 2 * ROUNDS * CHAINS * lanes(&ctx) * ctx.pool().threads();
@@ -86,6 +96,7 @@ pub fn limits(threads: usize, mib: usize) -> Limits {
         cache_mib,
         cache_gb_per_s: (cache_mib * MIB) as f64 / cache / 1e9,
         fma_gflop_per_s: operations as f64 / fma / 1e9,
+        int8_gop_per_s: byte_operations as f64 / bytes / 1e9,
         bf16_gflop_per_s: dot.map(|seconds| {
             let of_thread = dot_chains(&ctx, 1).unwrap_or(0) * ROUNDS;
             (2 * of_thread * ctx.pool().threads()) as f64 / seconds / 1e9

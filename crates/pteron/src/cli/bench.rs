@@ -31,13 +31,14 @@ fn bandwidth(a: &BenchBandwidthArgs) -> Done {
     let Some(first) = rows.first() else { return Ok(()) };
     small_buffer(first);
     let mut out = format!(
-        "| threads ({}) | read {} MiB, GB/s | read {} MiB, GB/s | f32 multiply-adds, GFLOP/s | pairs of bf16, GFLOP/s |\n|---|---|---|---|---|\n",
+        "| threads ({}) | read {} MiB, GB/s | read {} MiB, GB/s | f32 multiply-adds, GFLOP/s | pairs of bf16, GFLOP/s | products of bytes, GOP/s |\n|---|---|---|---|---|---|\n",
         first.instruction_set, first.memory_mib, first.cache_mib
     );
     for l in &rows {
         let bf16 = l.bf16_gflop_per_s.map_or_else(|| "no such instruction".to_owned(), |r| format!("{r:.0}"));
         let (memory, cache, fma) = (l.memory_gb_per_s, l.cache_gb_per_s, l.fma_gflop_per_s);
-        let _ = writeln!(out, "| {} | {memory:.1} | {cache:.1} | {fma:.0} | {bf16} |", l.threads);
+        let _ =
+            writeln!(out, "| {} | {memory:.1} | {cache:.1} | {fma:.0} | {bf16} | {:.0} |", l.threads, l.int8_gop_per_s);
     }
     put(&out)
 }

@@ -39,8 +39,8 @@ pub(super) fn model(m: &ModelBench) -> String {
         }
     }
     out.push_str(
-        "\n| threads | load | first token | peak RSS | peak RssAnon | read | f32 multiply-adds | pairs of bf16 |\n\
-         | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+        "\n| threads | load | first token | peak RSS | peak RssAnon | read | f32 multiply-adds | pairs of bf16 | products of bytes |\n\
+         | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for t in &m.threads {
         let unknown = || ("not known".to_owned(), "not known".to_owned());
@@ -52,11 +52,12 @@ pub(super) fn model(m: &ModelBench) -> String {
         let pairs = l.bf16_gflop_per_s.map_or_else(|| "no such instruction".to_owned(), |r| format!("{r:.0} GOP/s"));
         let _ = writeln!(
             out,
-            "| {} | {:.1} ms | {first} | {all} | {own} | {:.1} GB/s | {:.0} GOP/s | {pairs} |",
+            "| {} | {:.1} ms | {first} | {all} | {own} | {:.1} GB/s | {:.0} GOP/s | {pairs} | {:.0} GOP/s |",
             threads(t),
             1e3 * t.load_seconds,
             l.memory_gb_per_s,
-            l.fma_gflop_per_s
+            l.fma_gflop_per_s,
+            l.int8_gop_per_s
         );
     }
     m.threads.iter().for_each(|t| profiles(&mut out, t));
