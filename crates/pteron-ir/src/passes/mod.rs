@@ -3,6 +3,7 @@
 mod canonicalize;
 mod dce;
 mod decompose;
+mod recompose;
 mod rewrite;
 
 use crate::op::{Level, Op};
@@ -11,10 +12,11 @@ use crate::pass::Pass;
 pub use canonicalize::CANONICALIZE;
 pub use dce::DCE;
 pub use decompose::DECOMPOSE;
+pub use recompose::RECOMPOSE_RMS_NORM;
 
 /// All passes of this crate.
 pub fn all() -> &'static [Pass] {
-    &[CANONICALIZE, DCE, DECOMPOSE]
+    &[CANONICALIZE, DCE, DECOMPOSE, RECOMPOSE_RMS_NORM]
 }
 
 /// The pass called `name`.

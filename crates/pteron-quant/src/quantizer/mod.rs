@@ -13,7 +13,7 @@ pub use linear::LinearQuantizer;
 pub use qnn::{ModulePredicate, QnnQuantizer};
 pub use xnnpack::XnnpackQuantizer;
 
-use pteron_ir::pass::{PassContext, Runner};
+use pteron_ir::pass::{Pass, PassContext, Runner};
 use pteron_ir::passes::DECOMPOSE;
 use pteron_ir::{Graph, Module, Op};
 
@@ -79,14 +79,18 @@ pub fn of_scheme(name: &str, specs: &SchemeSpecs) -> Result<Vec<Box<dyn Quantize
     specs.rules.iter().map(one).collect()
 }
 
+/// Runs passes for a target that has these operators.
+fn transform(module: &mut Module, passes: &[Pass], has: &dyn Fn(Op) -> bool) -> Result<(), QuantizeError> {
+    let ran = Runner::new(passes.iter().copied()).run(module, &PassContext::new(has));
+    ran.map(drop).map_err(|e| QuantizeError::Transform { reason: e.to_string() })
+}
+
 /// Replaces the operators of `lacking` in all graphs by those that they are made of.
 pub(crate) fn decompose(module: &mut Module, lacking: &[Op]) -> Result<(), QuantizeError> {
     // Attention is made of operators of numbers, which go last.
     const OF_NUMBERS: [Op; 4] = [Op::AddScalar, Op::SubScalar, Op::MulScalar, Op::DivScalar];
     for all in [false, true] {
-        let has = |op: Op| !lacking.contains(&op) || (!all && OF_NUMBERS.contains(&op));
-        let ran = Runner::new([DECOMPOSE]).run(module, &PassContext::new(&has));
-        ran.map_err(|e| QuantizeError::Transform { reason: e.to_string() })?;
+        transform(module, &[DECOMPOSE], &|op| !lacking.contains(&op) || (!all && OF_NUMBERS.contains(&op)))?;
     }
     Ok(())
 }

@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use pteron_ir::passes::{DCE, RECOMPOSE_RMS_NORM};
 use pteron_ir::{Arg, Graph, Module, NodeId, Op};
 
 use super::rules::Rules;
-use super::{Quantizer, decompose};
+use super::{Quantizer, decompose, transform};
 use crate::annotation::{Annotations, QuantizationConfig};
 use crate::error::SpecError;
 use crate::pt2e::QuantizeError;
@@ -146,6 +147,8 @@ impl Quantizer for QnnQuantizer {
     }
 
     fn transform_for_annotation(&self, module: &mut Module) -> Result<(), QuantizeError> {
+        // A norm that came in pieces, as out of a program, is put together first.
+        transform(module, &[RECOMPOSE_RMS_NORM, DCE], &|_| true)?;
         decompose(module, LACKING)
     }
 
