@@ -283,3 +283,50 @@ fn our_exports_of_the_same_checkpoint() {
         assert!(steps(&mut program, &read(&format!("executorch/golden/{name}.json"))) >= 2, "{name}");
     }
 }
+
+/// Keys of the named data of a program: SHA-256 of the bytes.
+fn keys(path: &std::path::Path) -> std::collections::BTreeSet<String> {
+    let file = pteron::ProgramFile::open(path, pteron::LoadMode::Mmap).unwrap();
+    file.head().program().named_data.iter().map(|n| n.key.clone()).collect()
+}
+
+/// What goes to XNNPACK: the logits that ExecuTorch's own programs give, in as many delegates, and in them the very bytes of
+/// weights and scales, but for query and key projections, whose rows its exporter has in Meta's order.
+#[test]
+fn our_exports_for_xnnpack_of_the_same_checkpoint() {
+    let base = |text: &str| pteron::quant::recipe::Recipe::parse(text).unwrap_or_else(|e| panic!("{e}"));
+    let pt2e = |name: &str| base(&format!("pt2e_quantize = \"{name}\"\n"));
+    let grouped = "quantization_mode = \"8da4w\"\ngroup_size = 32\n";
+    let forms = [
+        ("v4_8da4w_xnn", base(grouped), false, 22),
+        ("v4b_8da4w_xnn_ext", base(grouped), true, 22),
+        ("v4e_8da4w_xnn_emb4", base(&format!("{grouped}embedding_quantize = \"4,32\"\n")), false, 22),
+        ("v5_pt2e_xnn_dyn", pt2e("xnnpack_dynamic"), false, 22),
+        ("v5b_pt2e_xnn_dyn_qc4", pt2e("xnnpack_dynamic_qc4"), false, 22),
+        ("v6_kv_sdpa_xnn_fp32", pteron::quant::recipe::Recipe::default(), false, 11),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    for (name, recipe, extended_ops, equal) in forms {
+        let out = folder.path().join(format!("{name}.pte"));
+        let xnnpack = pteron::Xnnpack { extended_ops, require_full_delegation: true };
+        let report = Exporter::open(fixture("tiny_llama_hf"))
+            .unwrap()
+            .kv_cache(true)
+            .sdpa_with_kv_cache(true)
+            .max_seq_length(32)
+            .max_context_length(32)
+            .quantize(recipe)
+            .xnnpack(Some(xnnpack))
+            .bare(true)
+            .write(&out)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let partition = report.partition.unwrap();
+        assert!(extended_ops || partition.delegates == 9, "{name}: {partition:?}");
+        assert!(partition.delegated.contains(&("aten::linear".to_owned(), 15)), "{name}: {partition:?}");
+        let (ours, theirs) = (keys(&out), keys(&fixture(&format!("executorch/{name}.pte"))));
+        assert_eq!(ours.intersection(&theirs).count(), equal, "{name}");
+        let mut program = Program::open(&out, &LoadOptions::default()).unwrap();
+        let golden = read(&format!("executorch/golden/{name}.json"));
+        assert_eq!(steps_within(&mut program, &golden, Tolerance::REORDERED_MODEL_F32), 4, "{name}");
+    }
+}

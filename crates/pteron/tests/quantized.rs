@@ -108,8 +108,35 @@ fn what_is_wrong_is_said_in_one_sentence() {
         (&["--pt2e-quantize", "qnn_16a4w"], 2, ["qnn_16a4w", "--calibration-data"]),
         (&["--pt2e-quantize", "vulkan_8w", "-qmode", "int8"], 2, ["--quantization-mode", "--pt2e-quantize"]),
         (&["--pt2e-quantize", "vulkan_8w", "--quant-compat", "et9"], 2, ["et9", "et0.5 or et1.5"]),
+        (&["--xnnpack-extended-ops"], 2, ["--xnnpack-extended-ops", "-X"]),
+        (&["--require-full-delegation"], 2, ["--require-full-delegation", "-X"]),
+        (&["-qmode", "int8", "-X", "--require-full-delegation"], 1, ["not delegated", "its weight is no constant"]),
+        (&["-E", "8,0", "-X", "--no-xnnpack"], 2, ["--no-xnnpack", "--xnnpack"]),
     ] {
         let said = export(flags, code);
         assert!(parts.iter().all(|p| said.contains(p)), "{flags:?}: {said}");
     }
+}
+
+#[test]
+fn what_goes_to_xnnpack_is_told() {
+    let folder = with_glass();
+    let base = ["export", "glass-en", "-kv", "--use-sdpa-with-kv-cache", "-o", "x.pte", "--no-evaluation", "--bare"];
+    let export = |flags: &[&str]| {
+        let args: Vec<&str> = base.into_iter().chain(flags.iter().copied()).chain(["--json"]).collect();
+        pteron(folder.path(), &args).json()["partition"].clone()
+    };
+    let grouped = export(&["-qmode", "8da4w", "-G", "32", "-X"]);
+    let layers = grouped["dynamic_layers"].as_u64().unwrap();
+    assert!(layers > 7 && grouped["undelegated"].as_array().unwrap().is_empty(), "{grouped}");
+    assert_eq!(grouped["delegated"], json!([["aten::linear", layers]]));
+    let shown = pteron(folder.path(), &["inspect", "x.pte"]).ok();
+    assert!(shown.contains("payloads") && shown.contains("qbint4 in groups of 32"), "{shown}");
+    // Switched on by the scheme, as in export_llama, and off by a flag.
+    assert_eq!(export(&["--pt2e-quantize", "xnnpack_dynamic"])["dynamic_layers"], layers);
+    assert_eq!(export(&["--pt2e-quantize", "xnnpack_dynamic", "--no-xnnpack"]), Value::Null);
+    let extended = export(&["-qmode", "8da4w", "-G", "32", "-X", "--xnnpack-extended-ops"]);
+    assert!(extended["delegates"].as_u64() > grouped["delegates"].as_u64(), "{extended}");
+    let stays = extended["undelegated"].as_array().unwrap().iter().map(|u| u["operator"].as_str().unwrap());
+    assert!(stays.into_iter().any(|op| op == "llama::custom_sdpa"), "{extended}");
 }
