@@ -331,8 +331,15 @@ fn widens_codes_for_layers(graph: &Graph, n: NodeId, readers: &BTreeMap<ValueId,
         return false;
     };
     let codes = graph.ty(*x).as_tensor().is_some_and(|t| t.dtype == DType::I8 && t.dims.len() == 2);
-    let layer = |&r: &NodeId| weight_of(graph, r).is_some_and(|(_, v)| v == *out);
-    codes && readers.get(out).is_some_and(|list| list.iter().all(layer))
+    let by_layers = |v: ValueId| {
+        let layer = |&r: &NodeId| weight_of(graph, r).is_some_and(|(_, w)| w == v);
+        readers.get(&v).is_some_and(|list| list.iter().all(layer))
+    };
+    let turned = |&r: &NodeId| {
+        let node = &graph.nodes[r];
+        matches!(node.op, Op::PermuteCopy | Op::TransposeCopy) && node.outputs.first().is_some_and(|&v| by_layers(v))
+    };
+    codes && (by_layers(*out) || readers.get(out).is_some_and(|list| list.iter().all(turned)))
 }
 
 /// Items as they are computed.
