@@ -24,12 +24,13 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("#[ignore", "a test that cannot run says so in PTERON_SKIP_LOG"),
 ];
 
-/// The folders whose code may say `unsafe`: SIMD kernels, the memory map, memory locking and signals; in tests an allocator
-/// that counts.
+/// The folders whose code may say `unsafe`: SIMD kernels, the memory map, memory locking and signals, the binding of Qualcomm's
+/// libraries; in tests an allocator that counts.
 const UNSAFE_CODE: &[&str] = &[
     "crates/pteron-kernels/",
     "crates/pteron-checkpoint/",
     "crates/pteron/",
+    "crates/pteron-qnn/",
     "crates/pteron-testkit/src/hostile/alloc.rs",
 ];
 
