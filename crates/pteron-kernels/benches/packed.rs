@@ -4,6 +4,7 @@
 //!     cargo bench -p pteron-kernels --bench packed -- [INSTRUCTION SET…] [--threads N]
 //!
 //! The matrices are those of SmolLM2-135M: 30 layers and the head, so that no cache holds them.
+#![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
 use std::time::Instant;
 

@@ -255,7 +255,7 @@ impl Builder<'_> {
             None => match self.graph.values[v].def {
                 Def::Const(c) => self.plain_constant(v, c)?,
                 Def::Node(n, _) if self.reads_constant(n) => self.constant_of(n)?,
-                Def::Input(_) | Def::Buffer(_) | Def::Param(..) | Def::Node(..) => self.from_outside(v)?,
+                Def::Input(_) | Def::Buffer(_) | Def::Param(..) | Def::Node(..) => self.outside_value(v)?,
             },
         };
         if self.out.tensors[t].dtype != DataType::Int64 {
@@ -320,7 +320,7 @@ impl Builder<'_> {
     }
 
     /// A tensor that another part of the program gives, or a buffer.
-    fn from_outside(&mut self, v: ValueId) -> Res<usize> {
+    fn outside_value(&mut self, v: ValueId) -> Res<usize> {
         let ty = self.ty(v)?;
         let (dims, plain) = (dims_of(ty)?, ty.dtype);
         let (dtype, encoding) = match self.act(v) {

@@ -194,7 +194,7 @@ pub(super) fn elements(
 /// An `f32` as ExecuTorch's runtime makes a scale of `qbint4` of it, which XNNPACK keeps in bf16: the upper half of the value
 /// a little more than half a step of bf16 up (`XNNCompiler.cpp`).
 fn as_bf16(scale: f32) -> f32 {
-    f32::from_bits((scale * 1.003_891_05).to_bits() & 0xffff_0000)
+    f32::from_bits((scale * 1.003_891).to_bits() & 0xffff_0000)
 }
 
 /// The scales of a quantized value, f32, one for each of `counts`; `None` if they are not per channel or per group.

@@ -44,10 +44,8 @@ pub fn lift(
             Some(i) => {
                 let source = constants::elements(payload, v, i, blob, named)?;
                 let codes = module.add_constant(source.label(), Arc::clone(&source));
-                let scales = match constants::scales(payload, v, kind.counts(), blob, named)? {
-                    None => None,
-                    Some(s) => Some(module.add_constant(s.label(), Arc::clone(&s))),
-                };
+                let scales = constants::scales(payload, v, kind.counts(), blob, named)?
+                    .map(|s| module.add_constant(s.label(), Arc::clone(&s)));
                 Some(Constant { elements: codes, scales })
             }
         });

@@ -153,7 +153,7 @@ impl Constants {
         let found: Vec<Mutex<Option<Result<String, SourceError>>>> =
             self.entries.iter().map(|_| Mutex::new(None)).collect();
         ctx.pool().run(self.entries.len(), &|i| {
-            let key = self.entries.get(i).map(|e| key(e));
+            let key = self.entries.get(i).map(key);
             if let Some(slot) = found.get(i) {
                 *slot.lock().unwrap_or_else(PoisonError::into_inner) = key;
             }

@@ -118,10 +118,8 @@ fn conditions(graph: &Graph, node: &Node) -> Verdict<()> {
                 return Err("XNNPACK's softmax is over the last dimension".to_owned());
             }
         }
-        Op::Bmm => {
-            if first(0)?.rank() != 3 || first(1)?.rank() != 3 {
-                return Err("its tensors are not of rank 3".to_owned());
-            }
+        Op::Bmm if (first(0)?.rank() != 3 || first(1)?.rank() != 3) => {
+            return Err("its tensors are not of rank 3".to_owned());
         }
         Op::Cat => match node.args.first() {
             Some(Arg::Values(list)) if (2..=5).contains(&list.len()) => {}
@@ -141,10 +139,8 @@ fn conditions(graph: &Graph, node: &Node) -> Verdict<()> {
                 return Err("XNNPACK's views have fixed sizes".to_owned());
             }
         }
-        Op::Clamp => {
-            if number(node.args.get(1)).is_none() && number(node.args.get(2)).is_none() {
-                return Err("it has no bound that is a number".to_owned());
-            }
+        Op::Clamp if number(node.args.get(1)).is_none() && number(node.args.get(2)).is_none() => {
+            return Err("it has no bound that is a number".to_owned());
         }
         _ => {}
     }
