@@ -51,7 +51,7 @@ pub use export::{
 pub use export::{QnnContextReport, QnnMode, QnnNodeReport, QnnOptions, QnnReport};
 pub use program::{LoadMode, LoadOptions, Program, ProgramFile, constant_methods, delegates, open_data};
 pub use quantize::QuantizationReport;
-pub use text::{ProgramDecoder, TokenizerSource, gguf_parts};
+pub use text::{ProgramDecoder, TokenizerPart, TokenizerSource, gguf_parts};
 
 pub use pteron_checkpoint as checkpoint;
 pub use pteron_eval as evaluation;

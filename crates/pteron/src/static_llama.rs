@@ -1,6 +1,7 @@
 //! Static Llama programs on a session.
 
 use pteron_exec::{NodeHook, Session, ValueRef};
+use pteron_llm::metadata::ConstantValue;
 use pteron_llm::runner::DecoderError;
 use pteron_llm::static_llama::{
     Element, KV_FORWARD, LogitsCode, PREFILL_FORWARD, Port, StaticForm, StaticLlama, StaticMethod, StaticProgram,
@@ -84,14 +85,8 @@ pub(crate) struct StaticDecoder {
 fn logits_code(program: &Program) -> Option<LogitsCode> {
     let methods = crate::program::constant_methods(program.module());
     let one = |name: &str| methods.get(name).and_then(|v| v.first()).cloned();
-    let scale = match one("get_logits_scale")? {
-        pteron_llm::metadata::ConstantValue::Float(v) => v,
-        _ => return None,
-    };
-    let zero_point = match one("get_logits_zero_point")? {
-        pteron_llm::metadata::ConstantValue::Int(v) => v,
-        _ => return None,
-    };
+    let ConstantValue::Float(scale) = one("get_logits_scale")? else { return None };
+    let ConstantValue::Int(zero_point) = one("get_logits_zero_point")? else { return None };
     Some(LogitsCode { scale, zero_point })
 }
 

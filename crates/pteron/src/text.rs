@@ -36,7 +36,7 @@ pub struct ProgramDecoder {
 #[derive(Debug)]
 enum Form {
     Text { prefill: Port, decode: Option<Port> },
-    Static(StaticDecoder),
+    Static(Box<StaticDecoder>),
 }
 
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl ProgramDecoder {
         if !known.contains(&method)
             && let Some(decoder) = StaticDecoder::of(&program)?
         {
-            return Ok(ProgramDecoder { program, form: Form::Static(decoder) });
+            return Ok(ProgramDecoder { program, form: Form::Static(Box::new(decoder)) });
         }
         let methods = ProgramDecoder::methods(&known, method);
         let mut ports = methods.iter().map(|m| Port::new(&program, m));
@@ -276,6 +276,17 @@ enum Content {
 /// First bytes of a file that tell a foreign one.
 const HEAD_BYTES: usize = 64;
 
+/// A file that goes beside a program, so that the program can be used without its checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenizerPart {
+    /// Its name in cards.
+    pub key: &'static str,
+    /// The end of the file's name, behind the program's.
+    pub suffix: &'static str,
+    /// What is in it.
+    pub bytes: Vec<u8>,
+}
+
 impl TokenizerSource {
     /// Reads the tokenizer at `path`: a file of any kind, found by its content, or a folder with `tokenizer.json` or
     /// `tokenizer.model`.
@@ -329,25 +340,25 @@ impl TokenizerSource {
         }
     }
 
-    /// What goes beside a program: a name for cards, the end of the file's name, the bytes. The tokenizer of a GGUF file stays
-    /// where it is, but for its chat template.
+    /// What goes beside a program. The tokenizer of a GGUF file stays where it is, but for its chat template.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for a file that cannot be read.
-    pub fn parts(&self) -> Result<Vec<(&'static str, &'static str, Vec<u8>)>, Error> {
+    pub fn parts(&self) -> Result<Vec<TokenizerPart>, Error> {
+        let part = |key, suffix, bytes| TokenizerPart { key, suffix, bytes };
         let mut out = Vec::new();
         match &self.content {
             Content::Bytes(bytes) => {
                 let is_json = bytes.trim_ascii_start().starts_with(b"{");
-                out.push(("tokenizer", if is_json { "tokenizer.json" } else { "tokenizer.model" }, bytes.clone()));
+                out.push(part("tokenizer", if is_json { "tokenizer.json" } else { "tokenizer.model" }, bytes.clone()));
                 let config = self.files.read(&self.files.tokenizer_config)?;
-                out.extend(config.map(|b| ("tokenizer_config", "tokenizer_config.json", b)));
+                out.extend(config.map(|b| part("tokenizer_config", "tokenizer_config.json", b)));
                 let jinja = self.files.read(&self.files.chat_template_jinja)?;
-                out.extend(jinja.map(|b| ("chat_template", "chat_template.jinja", b)));
+                out.extend(jinja.map(|b| part("chat_template", "chat_template.jinja", b)));
             }
             Content::Gguf(vocabulary) => {
                 let template = vocabulary.chat_template.as_ref();
-                out.extend(template.map(|t| ("chat_template", "chat_template.jinja", t.clone().into_bytes())));
+                out.extend(template.map(|t| part("chat_template", "chat_template.jinja", t.clone().into_bytes())));
             }
         }
         Ok(out)

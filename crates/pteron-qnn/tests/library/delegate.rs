@@ -36,7 +36,7 @@ fn prepare(backend: &QnnBackend, d: &Delegate) -> Result<Box<dyn DelegateInstanc
 }
 
 fn refused(backend: &QnnBackend, d: &Delegate) -> String {
-    prepare(backend, d).err().expect("it must be refused")
+    prepare(backend, d).expect_err("it must be refused")
 }
 
 fn u8s(sizes: &[usize], codes: &[u8]) -> Tensor {
@@ -159,7 +159,7 @@ fn what_cannot_be_prepared_is_a_sentence() {
     let mut d = good.clone();
     d.payload = good.payload[..300].into();
     assert!(refused(&backend, &d).contains("its header says"));
-    let little = backend.prepare(&good, &Arc::new(Context::new(1)), 100).err().expect("100 bytes");
+    let little = backend.prepare(&good, &Arc::new(Context::new(1)), 100).expect_err("100 bytes");
     assert!(little.contains("100 are allowed"), "{little}");
 }
 

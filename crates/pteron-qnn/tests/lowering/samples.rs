@@ -76,9 +76,10 @@ fn check(test: &str, name: &str) {
             let error = largest_difference(&expected, &found);
             let allowed = FACTOR * recorded.samples[&format!("{name} {scheme}")].lowering_error;
             let outside: Vec<String> = done.report.refused().map(|(_, n, why)| format!("{}: {why}", n.op)).collect();
-            println!("{name} {scheme} {form:?}: {error:.3e} (allowed {allowed:.3e}), outside: {outside:?}");
             if error > allowed {
-                wrong.push_str(&format!("{name} {scheme} {form:?}: {error:e}, allowed {allowed:e}\n"));
+                wrong.push_str(&format!(
+                    "{name} {scheme} {form:?}: {error:e}, allowed {allowed:e}; outside: {outside:?}\n"
+                ));
             }
         }
     }

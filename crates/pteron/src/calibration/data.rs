@@ -206,7 +206,7 @@ fn shuffle(order: &mut [usize], seed: u64) {
         z ^ (z >> 31)
     };
     for i in (1..order.len()).rev() {
-        let j = (u128::from(next()) * (i as u128 + 1) >> 64) as usize;
+        let j = ((u128::from(next()) * (i as u128 + 1)) >> 64) as usize;
         order.swap(i, j);
     }
 }

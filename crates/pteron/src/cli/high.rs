@@ -261,45 +261,6 @@ fn checkpoint_name(path: &Path) -> String {
     own.or_else(|| path.parent().and_then(whole)).unwrap_or_else(|| "model".to_owned())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::low::{Cli, Command};
-    use clap::Parser;
-
-    fn named(args: &[&str]) -> Result<String, String> {
-        let list = ["pteron", "export"].iter().chain(args).copied();
-        let Some(Command::Export(a)) = Cli::try_parse_from(list).unwrap().command else { panic!("not export") };
-        let checkpoint = a.checkpoint.clone().unwrap();
-        output_file(&a, &checkpoint).map(|p| p.display().to_string()).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn files_are_named_as_export_llama_names_them() {
-        for (args, expected) in [
-            (&["x/smol", "-o", "a.pte"][..], "a.pte"),
-            (&["x/smol", "-o", "out"], "out/smol.pte"),
-            (&["x/smol", "-o", "out", "-d", "fp16"], "out/smol_h.pte"),
-            (&["x/smol", "-o", "out", "-n", "b"], "out/b.pte"),
-            (&["x/smol", "-o", "out", "-n", "b", "-d", "fp16"], "out/b.pte"),
-            (&["x/smol", "-o", "out", "-n", "b.pte"], "b.pte"),
-            (&["x/smol", "-o", "out", "--model", "llama3_2"], "out/llama3_2.pte"),
-            (&["x/smol/model.safetensors"], "./smol.pte"),
-            (&["x/smol/tiny.safetensors"], "./tiny.pte"),
-        ] {
-            assert_eq!(named(args).unwrap(), expected, "{args:?}");
-        }
-        assert!(named(&["x", "-o", "a.pte", "-n", "b"]).unwrap_err().contains("names a file and so does -n b"));
-    }
-
-    #[test]
-    fn threads_are_checked() {
-        assert_eq!(threads(-1).unwrap(), None);
-        assert_eq!(threads(3).unwrap(), Some(3));
-        assert!(threads(0).is_err() && threads(-2).is_err() && threads(4096).is_err());
-    }
-}
-
 /// What `--qnn` and its options say; `None` without `--qnn`.
 pub(super) fn qnn(a: &QnnExportArgs) -> Result<Option<pteron::QnnOptions>, Failure> {
     use pteron::qnn::soc::{SOCS, Soc};
@@ -344,4 +305,43 @@ pub(super) fn qnn(a: &QnnExportArgs) -> Result<Option<pteron::QnnOptions>, Failu
         sdk: a.libraries.qnn_sdk.clone(),
         ..pteron::QnnOptions::new(soc)
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::low::{Cli, Command};
+    use clap::Parser;
+
+    fn named(args: &[&str]) -> Result<String, String> {
+        let list = ["pteron", "export"].iter().chain(args).copied();
+        let Some(Command::Export(a)) = Cli::try_parse_from(list).unwrap().command else { panic!("not export") };
+        let checkpoint = a.checkpoint.clone().unwrap();
+        output_file(&a, &checkpoint).map(|p| p.display().to_string()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn files_are_named_as_export_llama_names_them() {
+        for (args, expected) in [
+            (&["x/smol", "-o", "a.pte"][..], "a.pte"),
+            (&["x/smol", "-o", "out"], "out/smol.pte"),
+            (&["x/smol", "-o", "out", "-d", "fp16"], "out/smol_h.pte"),
+            (&["x/smol", "-o", "out", "-n", "b"], "out/b.pte"),
+            (&["x/smol", "-o", "out", "-n", "b", "-d", "fp16"], "out/b.pte"),
+            (&["x/smol", "-o", "out", "-n", "b.pte"], "b.pte"),
+            (&["x/smol", "-o", "out", "--model", "llama3_2"], "out/llama3_2.pte"),
+            (&["x/smol/model.safetensors"], "./smol.pte"),
+            (&["x/smol/tiny.safetensors"], "./tiny.pte"),
+        ] {
+            assert_eq!(named(args).unwrap(), expected, "{args:?}");
+        }
+        assert!(named(&["x", "-o", "a.pte", "-n", "b"]).unwrap_err().contains("names a file and so does -n b"));
+    }
+
+    #[test]
+    fn threads_are_checked() {
+        assert_eq!(threads(-1).unwrap(), None);
+        assert_eq!(threads(3).unwrap(), Some(3));
+        assert!(threads(0).is_err() && threads(-2).is_err() && threads(4096).is_err());
+    }
 }

@@ -547,7 +547,7 @@ pub(super) enum BenchCommand {
     #[command(long_about = "Measure an export beside a copy of the file that it writes.\n\n\
                   Flags are those of `pteron export`. The program is written to a temporary file in the folder of -o \
                   and copied there, both flushed to the disk, by turns and --repeat times; nothing is kept.")]
-    Export(BenchExportArgs),
+    Export(Box<BenchExportArgs>),
 }
 
 /// `pteron bench bandwidth`.

@@ -70,8 +70,8 @@ impl Exporter<'_> {
         };
         match self.tokenizer_source() {
             Ok(Some(source)) => {
-                for (key, suffix, bytes) in source.parts()? {
-                    add(key, suffix, &bytes)?;
+                for part in source.parts()? {
+                    add(part.key, part.suffix, &part.bytes)?;
                 }
             }
             // One that was not asked for is not needed for an export: a warning has been given.

@@ -261,7 +261,7 @@ impl Exporter<'_> {
                 let Some(data) = &data else { return Err(quantize::needs_data(&recipe)) };
                 let feed = Feed { path: &path, module: &module, windows: &data.windows, threads };
                 feed.observe(&mut prepared, Passes::Both, &mut |done, total| {
-                    progress(Search::Calibrating(done, total))
+                    progress(Search::Calibrating(done, total));
                 })?;
                 trials.encodings = Some(Encodings::of(graph, &prepared).map_err(wrong)?);
             }
