@@ -88,7 +88,7 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
         .calibration(calibration)
         .evaluation(high::gate(&a.gate)?)
         .bare(a.bare);
-    if let Some(options) = high::qnn(&a.qnn)? {
+    if let Some(options) = high::qnn(a)? {
         exporter = exporter.qnn(options);
     }
     for (name, values) in metadata {
@@ -118,13 +118,13 @@ fn print_plan(a: &ExportArgs, exporter: Exporter<'_>) -> Done {
 /// What goes to XNNPACK: as the flags say, and where `export_llama` gives it a PT2E scheme's linear layers by itself.
 fn xnnpack(a: &ExportArgs, pt2e: Option<&str>) -> Result<Option<Xnnpack>, Failure> {
     let of_xnnpack = |list: &str| list.split(',').any(|name| name.trim().starts_with("xnnpack"));
-    let by_itself = !a.no_xnnpack && pt2e.is_some_and(of_xnnpack);
+    let by_itself = !a.no_xnnpack && !a.qnn.qnn && pt2e.is_some_and(of_xnnpack);
     let on = a.xnnpack || by_itself;
     if a.xnnpack_extended_ops && !on {
         return Err(Failure::Usage("--xnnpack-extended-ops needs --xnnpack (-X)".to_owned()));
     }
-    if a.require_full_delegation && !on {
-        return Err(Failure::Usage("--require-full-delegation needs a backend: --xnnpack (-X)".to_owned()));
+    if a.require_full_delegation && !on && !a.qnn.qnn {
+        return Err(Failure::Usage("--require-full-delegation needs a backend: --xnnpack (-X) or --qnn".to_owned()));
     }
     let (extended_ops, require_full_delegation) = (a.xnnpack_extended_ops, a.require_full_delegation);
     Ok(on.then_some(Xnnpack { extended_ops, require_full_delegation }))

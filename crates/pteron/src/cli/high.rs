@@ -11,8 +11,8 @@ use pteron::tensor::DType;
 use pteron::{LoadMode, LoadOptions, ShardOf, quantize};
 
 use super::low::{
-    AlgorithmArg, CalibrationArgs, EvalArgs, ExecArgs, ExportArgs, ExportDType, GateArgs, LoadModeArg, QnnExportArgs,
-    QnnLinearArg, QnnModeArg, QuantizationArgs, RunArgs, ThreadArgs,
+    AlgorithmArg, CalibrationArgs, EvalArgs, ExecArgs, ExportArgs, ExportDType, GateArgs, LoadModeArg, QnnLinearArg,
+    QnnModeArg, QuantizationArgs, RunArgs, ThreadArgs,
 };
 use super::output::{Failure, say};
 
@@ -262,9 +262,10 @@ fn checkpoint_name(path: &Path) -> String {
 }
 
 /// What `--qnn` and its options say; `None` without `--qnn`.
-pub(super) fn qnn(a: &QnnExportArgs) -> Result<Option<pteron::QnnOptions>, Failure> {
+pub(super) fn qnn(export: &ExportArgs) -> Result<Option<pteron::QnnOptions>, Failure> {
     use pteron::qnn::soc::{SOCS, Soc};
     use pteron::qnn::spec::PerformanceMode;
+    let a = &export.qnn;
     if !a.qnn {
         return Ok(None);
     }
@@ -300,7 +301,7 @@ pub(super) fn qnn(a: &QnnExportArgs) -> Result<Option<pteron::QnnOptions>, Failu
         },
         weight_sharing: a.weight_sharing,
         dlbc: a.htp_dlbc,
-        require_full_delegation: a.require_full_delegation,
+        require_full_delegation: export.require_full_delegation,
         on_cpu: a.qnn_on_cpu,
         sdk: a.libraries.qnn_sdk.clone(),
         ..pteron::QnnOptions::new(soc)

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use export::{
-    AlgorithmArg, CalibrateArgs, CalibrationArgs, ExportArgs, ExportDType, GateArgs, QnnExportArgs, QnnLinearArg,
-    QnnModeArg, QuantizationArgs,
+    AlgorithmArg, CalibrateArgs, CalibrationArgs, ExportArgs, ExportDType, GateArgs, QnnLinearArg, QnnModeArg,
+    QuantizationArgs,
 };
 
 /// The command line.

@@ -201,7 +201,7 @@ pub(in crate::cli) struct ExportArgs {
     /// Keep a program portable that --pt2e-quantize would give to XNNPACK
     #[arg(long, conflicts_with_all = ["xnnpack", "xnnpack_extended_ops"])]
     pub(in crate::cli) no_xnnpack: bool,
-    /// Fail if a linear layer cannot be given to the backend
+    /// Fail if a node that the backend should take is not delegated (XNNPACK: a linear layer, QNN: any), naming it and the reason
     #[arg(long)]
     pub(in crate::cli) require_full_delegation: bool,
     /// Further constant methods: a JSON object such as {"get_bos_id": 1, "get_eos_ids": [2, 3]}
@@ -243,7 +243,7 @@ pub(in crate::cli) struct ExportArgs {
 #[command(next_help_heading = "Qualcomm QNN")]
 pub(in crate::cli) struct QnnExportArgs {
     /// Lower to Qualcomm's QNN: needs Qualcomm's libraries (`pteron doctor`)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "xnnpack")]
     pub(in crate::cli) qnn: bool,
     /// Methods: `mutable`, one token with caches as buffers, as export_llama has it; `kv`, one token with caches as inputs and
     /// outputs; `hybrid`, that and a method for a block of tokens
@@ -274,9 +274,6 @@ pub(in crate::cli) struct QnnExportArgs {
     /// Build the context with weights shared between methods as well, and report its size
     #[arg(long, requires = "qnn")]
     pub(in crate::cli) weight_sharing: bool,
-    /// Fail if a node is not delegated, naming it and the reason
-    #[arg(long, requires = "qnn")]
-    pub(in crate::cli) require_full_delegation: bool,
     /// Write the same graphs, quantized the same, for CPU kernels: nothing is lowered, to compare with
     #[arg(long, requires = "qnn")]
     pub(in crate::cli) qnn_on_cpu: bool,
