@@ -157,6 +157,12 @@ fn whole_norms_take_the_sum_before_them() {
             vec![norm(b, x, v[2]), x]
         });
         assert_eq!((&each[..], &together[..]), (&[Op::Add, Op::RmsNorm][..], &[Op::RmsNorm][..]), "{d}");
+        // A sum that nothing else reads has a place of its own all the same.
+        let (_, together) = check_whole(&[(d, LINES), (d, LINES), (d, &[Some(24)])], &|b, v| {
+            let x = b.call(Op::Add, args![v[0], v[1], 1i64]).unwrap();
+            vec![norm(b, x, v[2])]
+        });
+        assert_eq!(together, [Op::RmsNorm], "{d}");
         // Twice the other summand is another sum.
         let (_, together) = check_whole(&[(d, LINES), (d, LINES), (d, &[Some(24)])], &|b, v| {
             let x = b.call(Op::Add, args![v[0], v[1], 2i64]).unwrap();

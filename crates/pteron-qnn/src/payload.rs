@@ -101,8 +101,9 @@ impl Payload {
         let (signature, size) = (u64_at(bytes, 4).unwrap_or(0) as i64, u64_at(bytes, 12).unwrap_or(u64::MAX));
         let signature = signature.to_string();
         let behind = |header: usize| bytes.len().saturating_sub(header) as u64;
-        // The long header is told by its zeros: a context does not begin with 236 of them.
-        let is_long = bytes.get(OLD_HEADER..HEADER).is_some_and(|pad| pad.iter().all(|b| *b == 0));
+        // The long header is told by its zeros: a context does not begin with 236 of them, nor is it nothing but zeros.
+        let pad = bytes.get(OLD_HEADER..bytes.len().min(HEADER)).unwrap_or(&[]);
+        let is_long = !pad.is_empty() && pad.iter().all(|b| *b == 0);
         let (era, header) = if is_long { (Era::Long, HEADER) } else { (Era::Short, OLD_HEADER) };
         let end = usize::try_from(size).ok().and_then(|s| header.checked_add(s)).filter(|end| *end <= bytes.len());
         match end {

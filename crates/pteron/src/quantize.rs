@@ -8,7 +8,7 @@ use pteron_ir::passes;
 use pteron_kernels::Context;
 use pteron_quant::moments::Moments;
 use pteron_quant::pt2e::{
-    Encodings, PreparedGraph, SlotParams, convert_module, fuse_embeddings, parameters, prepare_module,
+    Encodings, PreparedGraph, SlotParams, convert_module, fuse_embeddings, parameters, prepare_module, put_on_lpbq_grid,
 };
 use pteron_quant::quantizer::Quantizer;
 use pteron_quant::recipe::{Plan, Recipe, RecipeQuantizer, Resolved};
@@ -99,6 +99,8 @@ pub(crate) struct Job<'a> {
     pub(crate) probe: Option<Probe>,
     pub(crate) evaluation: EvaluationOptions,
     pub(crate) threads: usize,
+    /// Scales of 4-bit weights in blocks are put on the grid of QNN's blockwise expansion.
+    pub(crate) lpbq_grid: bool,
 }
 
 /// The twin's share of a recipe in PT2E: its prepared graph, and the parameters that go onto every other graph.
@@ -232,7 +234,10 @@ impl Job<'_> {
             }
         }
         let encodings = Encodings::of(graph, &prepared).map_err(wrong)?;
-        let params = parameters(graph, &prepared).map_err(wrong)?;
+        let mut params = parameters(graph, &prepared).map_err(wrong)?;
+        if self.lpbq_grid {
+            put_on_lpbq_grid(graph, &prepared, &mut params);
+        }
         Ok(Calibrated { prepared, params, encodings, report })
     }
 
@@ -250,11 +255,15 @@ impl Job<'_> {
         }
         let mut params = Vec::new();
         for (graph, prepared) in module.graphs.iter().zip(&prepared) {
-            params.push(match calibrated {
+            let mut of_graph = match calibrated {
                 Some(c) => c.encodings.apply(graph, prepared).map_err(wrong)?,
                 None if prepared.needs_data(graph) => return Err(needs_data(self.recipe)),
                 None => parameters(graph, prepared).map_err(wrong)?,
-            });
+            };
+            if self.lpbq_grid {
+                put_on_lpbq_grid(graph, prepared, &mut of_graph);
+            }
+            params.push(of_graph);
         }
         let converted = convert_module(module, &prepared, &params).map_err(wrong)?;
         module.graphs.iter_mut().try_for_each(|g| fuse_embeddings(g).map(drop)).map_err(wrong)?;

@@ -18,7 +18,7 @@ fn is_table(text: &str, rows: usize) {
     let cells = |l: &str| l.matches('|').count();
     assert!(lines.iter().all(|l| l.starts_with("| ") || l.starts_with("|---")), "{text}");
     assert!(lines.iter().all(|l| cells(l) == cells(lines[0])), "{text}");
-    assert!(lines[1].starts_with("|---"), "{text}");
+    assert!(lines[1].replace(' ', "").starts_with("|---"), "{text}");
     assert_eq!(lines.len(), rows + 2, "{text}");
 }
 
@@ -168,7 +168,6 @@ fn what_cannot_be_measured_is_told() {
         (2, &["bandwidth", "--mib", "0"], "--mib is 0"),
         (2, &["m.pte", "-r", "0"], "repetitions is 0"),
         (2, &["m.pte", "-p", "0", "-n", "0"], "nothing to measure"),
-        (2, &[], "no program"),
         (2, &["m.pte", "-t", "0"], "--threads has 0"),
         (2, &["export", "glass-en", "--export-only"], "--export-only writes nothing"),
         (2, &["export", "glass-en", "-o", "kept.pte"], "-o is the folder"),

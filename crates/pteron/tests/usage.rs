@@ -40,9 +40,8 @@ fn every_spelling_gives_the_same_file() {
 fn flags_that_are_not_built_say_so() {
     let dir = with_glass();
     for flags in [
-        &["--calibration_limit", "3"][..],
-        &["-V"],
-        &["--qnn"],
+        &["-V"][..],
+        &["--use_qnn_sha"],
         &["-lora", "16"],
         &["-qat"],
         &["-sq", "native"],
@@ -53,9 +52,7 @@ fn flags_that_are_not_built_say_so() {
         &["--coreml"],
         &["--mps"],
         &["--vulkan"],
-        &["--calibration_tasks", "wikitext", "x"],
         &["--use_attention_sink", "4,2044"],
-        &["--soc_model", "SM8650"],
     ] {
         let e = pteron(dir.path(), &[&["export", "glass-en", "-o", "m.pte"], flags].concat()).fails(2);
         assert!(e.contains(flags[0].split('=').next().unwrap()) && e.contains("not built yet"), "{e}");
@@ -260,7 +257,7 @@ fn chat_needs_a_template() {
     let e = pteron_with_input(dir.path(), &args, "hello").fails(1);
     assert!(e.contains("chat template"), "{e}");
     let template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]";
-    std::fs::write(dir.path().join("glass-en/chat_template.jinja"), template).unwrap();
+    std::fs::write(dir.path().join("glass-en/m.chat_template.jinja"), template).unwrap();
     let args = [&args[..], &["--system", "Be kind."]].concat();
     let r = pteron_with_input(dir.path(), &args, "hello").json();
     assert_eq!(r["prompt"], "[system] Be kind.\n[user] hello\n[assistant]");

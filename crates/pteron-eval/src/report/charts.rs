@@ -154,7 +154,7 @@ pub(super) fn histogram(n: &NodeError) -> String {
     label(&mut svg, right, "end");
     svg.push_str("</svg>");
     format!(
-        "<figure>{svg}<figcaption><b>{}</b> {}<br>{}</figcaption></figure>\n",
+        "<figure>{svg}<figcaption><strong>{}</strong> {}<br>{}</figcaption></figure>\n",
         path_html(&n.path),
         escaped(n.operator),
         escaped(&caption)

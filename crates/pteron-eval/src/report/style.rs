@@ -42,7 +42,7 @@ td.path small { display: block; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 14px; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px; min-width: 0; }
 figcaption { font-size: 13px; color: var(--soft); overflow-wrap: anywhere; }
-figcaption b { color: var(--ink); font-weight: 600; }
+figcaption strong { color: var(--ink); font-weight: 600; }
 svg { display: block; width: 100%; height: auto; }
 svg.wide { max-width: 720px; }
 svg text { font-size: 10px; fill: var(--soft); }

@@ -227,6 +227,11 @@ impl Groups {
             s.first = s.first.min(turn);
             s.last = s.last.max(until.unwrap_or(0));
         }
+        // The results are written side by side, also one that nothing reads but the group itself.
+        for s in outs.iter().filter_map(|&v| map.of[v]) {
+            let s = &mut map.storages[s];
+            (s.first, s.last) = (s.first.min(turn), s.last.max(turn));
+        }
         for &m in &members {
             self.part[m] = if m == at { Part::Turn(self.list.len()) } else { Part::Inner };
         }

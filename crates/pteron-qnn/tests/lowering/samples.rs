@@ -7,7 +7,7 @@ use std::path::Path;
 use pteron_exec::{Session, SessionOptions, Value};
 use pteron_ir::{Arg, Module, Op};
 use pteron_qnn::lower::LinearForm;
-use pteron_quant::pt2e::{convert_module, parameters, prepare_module};
+use pteron_quant::pt2e::{convert_module, parameters, prepare_module, put_on_lpbq_grid};
 use pteron_quant::quantizer::QnnQuantizer;
 use pteron_quant::scheme::{Compat, ModuleQConfig, QuantDtype};
 use pteron_quant::spec::ObserverKind;
@@ -49,8 +49,9 @@ fn quantized(samples: &Samples, name: &str, dtype: QuantDtype, blocks: &[(&str, 
     let mut prepared = prepare_module(&mut module, &quantizer).unwrap();
     let inputs: Vec<Vec<Value>> = (0..5).map(|seed| samples.inputs(name, seed)).collect();
     calibrate(&module, &mut prepared[0], &inputs);
-    let params = vec![parameters(&module.graphs[0], &prepared[0]).unwrap()];
-    convert_module(&mut module, &prepared, &params).unwrap();
+    let mut params = parameters(&module.graphs[0], &prepared[0]).unwrap();
+    put_on_lpbq_grid(&module.graphs[0], &prepared[0], &mut params);
+    convert_module(&mut module, &prepared, &[params]).unwrap();
     module
 }
 

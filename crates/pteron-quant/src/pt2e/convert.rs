@@ -18,9 +18,6 @@ use crate::groups::GroupSpec;
 use crate::observer::{Layout, QuantParams, ZeroPoint};
 use crate::spec::QuantizationSpec;
 
-/// The codes of QNN's 4-bit weights in blocks, whose scales must be factors of their channel's.
-const LPBQ_RANGE: (i64, i64) = (-7, 7);
-
 /// The parameters that were chosen.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Converted {
@@ -337,12 +334,6 @@ impl Conversion<'_> {
         };
         let source = CastSource::wrap(source.clone(), DType::F32);
         let shape = source.shape().to_vec();
-        let p = &match &p.layout {
-            Layout::PerBlock { .. } if (p.format.quant_min, p.format.quant_max) == LPBQ_RANGE => {
-                Arc::new(p.on_lpbq_grid(shape.first().copied().unwrap_or(1)))
-            }
-            _ => Arc::clone(p),
-        };
         let codes = CodesSource::new(source, Arc::clone(p)).map_err(|reason| QuantizeError::Source { reason })?;
         let codes = self.constant(&format!("{name}_quantized"), Arc::new(codes));
         let constants = match &p.layout {

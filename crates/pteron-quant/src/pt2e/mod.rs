@@ -31,6 +31,6 @@ pub use encodings::Encodings;
 pub use error::QuantizeError;
 pub use fuse::fuse_embeddings;
 pub use module::{convert_module, prepare_module};
-pub use params::{SlotParams, parameters};
+pub use params::{SlotParams, parameters, put_on_lpbq_grid};
 pub(crate) use prepare::value_at;
 pub use prepare::{Concat, PreparedGraph, Slot, SlotId, Tap, prepare};

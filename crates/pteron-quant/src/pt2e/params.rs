@@ -8,7 +8,7 @@ use super::QuantizeError;
 use super::prepare::{Concat, PreparedGraph, Slot, SlotId, value_at};
 use crate::annotation::Point;
 use crate::groups::{GroupId, GroupSpec};
-use crate::observer::{ObserverState, QuantParams, bias_qparams};
+use crate::observer::{Layout, ObserverState, QuantParams, bias_qparams};
 use crate::spec::{DeriveQParams, DerivedQuantizationSpec, ObserverKind};
 
 /// How the parameters of a slot come about.
@@ -20,6 +20,26 @@ pub enum SlotParams {
     Dynamic,
     /// Stays float: a placeholder that is not dynamic, an observer without parameters.
     Float,
+}
+
+/// The codes of QNN's 4-bit weights in blocks, whose scales must be factors of their channel's.
+const LPBQ_RANGE: (i64, i64) = (-7, 7);
+
+/// Puts the scales of 4-bit weights in blocks on the grid that QNN's blockwise expansion can hold
+/// ([`QuantParams::on_lpbq_grid`]), before codes are made with them. It is for graphs that are lowered to QNN: ExecuTorch's
+/// quantizers choose scales without a thought of the grid, and so does [`parameters`].
+pub fn put_on_lpbq_grid(graph: &Graph, prepared: &PreparedGraph, params: &mut [SlotParams]) {
+    for tap in prepared.taps.values() {
+        let channels = graph.values[tap.value].ty.as_tensor().and_then(|t| t.dims.first()?.as_const());
+        let Some(channels) = channels.and_then(|c| usize::try_from(c).ok()) else { continue };
+        for slot in tap.slots() {
+            let Some(SlotParams::Static(p)) = params.get_mut(slot.0 as usize) else { continue };
+            let in_blocks = matches!(p.layout, Layout::PerBlock { .. });
+            if in_blocks && (p.format.quant_min, p.format.quant_max) == LPBQ_RANGE {
+                *p = Arc::new(p.on_lpbq_grid(channels));
+            }
+        }
+    }
 }
 
 /// The parameters of every slot, derived ones after those they are derived from.

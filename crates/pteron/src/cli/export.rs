@@ -117,7 +117,7 @@ fn print_plan(a: &ExportArgs, exporter: Exporter<'_>) -> Done {
 
 /// What goes to XNNPACK: as the flags say, and where `export_llama` gives it a PT2E scheme's linear layers by itself.
 fn xnnpack(a: &ExportArgs, pt2e: Option<&str>) -> Result<Option<Xnnpack>, Failure> {
-    let of_xnnpack = |list: &str| list.split(',').any(|name| name.trim().starts_with("xnnpack"));
+    let of_xnnpack = |list: &str| list.split(',').any(|name| name.trim().starts_with("xnnpack_dynamic"));
     let by_itself = !a.no_xnnpack && !a.qnn.qnn && pt2e.is_some_and(of_xnnpack);
     let on = a.xnnpack || by_itself;
     if a.xnnpack_extended_ops && !on {

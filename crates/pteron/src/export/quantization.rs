@@ -215,6 +215,7 @@ impl Exporter<'_> {
             probe,
             evaluation: self.evaluation,
             threads: host::default_threads(),
+            lpbq_grid: self.qnn.is_some(),
         };
         let mut report = job.run(module, twin, float, &mut |step| {
             self.tell(match step {
