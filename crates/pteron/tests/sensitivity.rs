@@ -70,6 +70,7 @@ fn a_recipe_fits_a_size_or_it_is_said_why_not() {
     assert!(none.fails(1).contains("with every layer quantized"));
     assert!(run(folder.path(), &["--max-kl", "0.1"]).fails(1).contains("nothing is quantized"));
     assert!(run(folder.path(), &["-qmode", "int8", "-o", "r.toml"]).fails(2).contains("--max-kl or --target-size"));
-    let long = run(folder.path(), &["-qmode", "int8", "--window", "100000"]);
+    let args = ["sensitivity", "glass-en", "--text", "text.txt", "-qmode", "int8", "--window", "100000"];
+    let long = pteron(folder.path(), &args);
     assert!(long.fails(1).contains("less than one window"));
 }

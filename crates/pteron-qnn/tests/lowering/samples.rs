@@ -127,7 +127,6 @@ fn weights_in_blocks() {
             assert!(done.report.is_full(), "{}", done.report);
             let found = run(&mut session(&library, &module), "forward", &inputs);
             let steps = largest_difference(&expected, &found) / scale;
-            println!("lin 16a4w_block {block} {form:?}: {steps:.2} steps of the output");
             assert!(steps <= LPBQ_STEPS, "blocks of {block}, {form:?}: {steps} steps");
         }
     }
