@@ -20,13 +20,15 @@ const INDEX: &str = "model.safetensors.index.json";
 const INDEX_SUFFIX: &str = ".safetensors.index.json";
 
 /// A path to one of these means the folder that it lies in.
-const SIDE_FILES: [&str; 6] = [
+const SIDE_FILES: [&str; 7] = [
     "config.json",
     "generation_config.json",
     "params.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    // The shards of a PyTorch checkpoint say by their names and contents all that its index says.
+    "pytorch_model.bin.index.json",
 ];
 
 /// The files that make up a checkpoint.

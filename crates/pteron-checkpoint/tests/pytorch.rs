@@ -275,6 +275,7 @@ fn folders_of_hugging_face() {
     (0..2).for_each(|i| write(&dir.path().join(names[i]), &half(i)));
     assert_eq!(read(dir.path()), hugging_face());
     assert_eq!(read(&dir.path().join(names[0])), hugging_face());
+    assert_eq!(read(&dir.path().join("pytorch_model.bin.index.json")), hugging_face());
     // A tensor in both.
     write(&dir.path().join(names[1]), &hugging_face());
     refused(dir.path(), &["tensor `lm_head.weight`: is listed twice"]);

@@ -1,6 +1,6 @@
 //! Why an export or a load failed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pteron_checkpoint::CheckpointError;
 use pteron_checkpoint::atomic::AtomicError;
@@ -36,7 +36,9 @@ pub enum Error {
     },
     /// The quantized model is too far from the float model.
     #[error(
-        "{}: the quantized model is too far from the float model: {} nats of mean KL divergence on {} tokens ({}), more than          --max-kl {}; perplexity {:.2} became {:.2}; nothing was written (`pteron sensitivity` ranks the layers, a recipe keeps          them float, --allow-degraded writes it all the same)",
+        "{}: the quantized model is too far from the float model: {} nats of mean KL divergence on {} tokens ({}), more than \
+         --max-kl {}; perplexity {:.2} became {:.2}; nothing was written (`pteron sensitivity` ranks the layers, a recipe \
+         keeps them float, --allow-degraded writes it all the same)",
         path.display(), crate::error::short(.evaluation.kl), .evaluation.scored, .evaluation.text, .evaluation.max_kl,
         .evaluation.perplexity_float, .evaluation.perplexity
     )]
@@ -60,6 +62,14 @@ pub enum Error {
     /// A model cannot be built from the checkpoint with these options.
     #[error(transparent)]
     Model(Box<ModelError>),
+    /// A configuration that is none of a model that can be built.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// The checkpoint, or the file that has the configuration.
+        path: PathBuf,
+        /// The field, what was found and what was expected.
+        source: Box<ModelError>,
+    },
     /// A pass failed or broke the module.
     #[error("the model could not be lowered: {0}")]
     Passes(#[from] Box<pteron_ir::pass::RunError>),
@@ -194,6 +204,19 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// Why the configuration of the checkpoint or file `path` was refused.
+    pub(crate) fn of_config(path: &Path, e: ModelError) -> Error {
+        match e {
+            // These name a field; the others say themselves which file they speak of.
+            ModelError::UnknownArchitecture { .. } | ModelError::Field { .. } => {
+                Error::Config { path: path.to_owned(), source: Box::new(e) }
+            }
+            e => e.into(),
+        }
+    }
 }
 
 /// A number in three or four digits, for people.

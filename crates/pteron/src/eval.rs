@@ -9,11 +9,10 @@ use pteron_eval::{CausalModel, EvalError, ModelError};
 use pteron_exec::{NoHook, NodeHook};
 use pteron_ir::Module;
 use pteron_llm::runner::{Logits, LogitsData, TextDecoder, TokensPerCall};
-use pteron_models::ModelConfig;
 use pteron_tensor::DType;
 
 use crate::error::Error;
-use crate::export::Exporter;
+use crate::export::{Exporter, config_of};
 use crate::program::{LoadOptions, Program};
 use crate::text::ProgramDecoder;
 
@@ -160,7 +159,7 @@ const HELD_TOKENS: usize = 64;
 
 /// An export with a KV cache and the logits of all tokens, for windows of `window` tokens.
 fn shaped(exporter: Exporter<'_>, window: usize, dtype: DType) -> Result<Exporter<'_>, Error> {
-    let vocab = ModelConfig::from_checkpoint(exporter.checkpoint())?.vocab_size;
+    let vocab = config_of(exporter.checkpoint())?.vocab_size;
     let call = (LOGIT_BYTES / 4 / vocab).clamp(1, window.max(1));
     // A dynamic shape takes one token less than the longest call.
     let longest = call + pteron_models::DYNAMIC_RESERVE;

@@ -444,7 +444,7 @@ impl<'p> Exporter<'p> {
 
     /// The model's configuration: of the file given, else the checkpoint's.
     fn config(&self) -> Result<ModelConfig, Error> {
-        let Some(path) = &self.params else { return Ok(ModelConfig::from_checkpoint(&self.checkpoint)?) };
+        let Some(path) = &self.params else { return config_of(&self.checkpoint) };
         let text = read_limited(path, MAX_PARAMS_BYTES)?;
         let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| Error::Kind {
             path: path.clone(),
@@ -452,10 +452,11 @@ impl<'p> Exporter<'p> {
             expected: "a params.json of Meta's, or a config.json",
         })?;
         // Only Meta's files call the width `dim`.
-        if value.get("dim").is_none() {
-            return Ok(ModelConfig::from_hf(&value)?);
-        }
-        Ok(ModelConfig::from_meta_checkpoint(&value, &self.checkpoint)?)
+        let config = match value.get("dim") {
+            None => ModelConfig::from_hf(&value),
+            Some(_) => ModelConfig::from_meta_checkpoint(&value, &self.checkpoint),
+        };
+        config.map_err(|e| Error::of_config(path, e))
     }
 
     /// The tokens that the program tells its runner: those of the configuration, else the tokenizer's.
@@ -579,6 +580,11 @@ struct Captured {
     quantization: Option<QuantizationReport>,
     partition: Option<PartitionReport>,
     qnn: Option<QnnReport>,
+}
+
+/// The configuration that a checkpoint has beside its weights.
+pub(crate) fn config_of(checkpoint: &Checkpoint) -> Result<ModelConfig, Error> {
+    ModelConfig::from_checkpoint(checkpoint).map_err(|e| Error::of_config(checkpoint.path(), e))
 }
 
 /// What is odd about a tokenizer of `pieces` tokens for a model of `vocab` rows: more pieces than rows, or less than nine

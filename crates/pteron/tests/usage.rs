@@ -324,3 +324,17 @@ fn layers_are_listed_as_people_count() {
     let expected = [0, 1, 2, 10, 11].map(|i| format!("layers.{i}.weight"));
     assert_eq!(listed, expected, "{out}");
 }
+
+#[test]
+fn a_refused_configuration_names_its_checkpoint() {
+    let dir = with_glass();
+    let path = dir.path().join("glass-en/config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["num_hidden_layers"] = 0.into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let e = pteron(dir.path(), &["export", "glass-en", "-o", "m.pte"]).fails(1);
+    assert!(e.starts_with("error: glass-en: config.json: field `num_hidden_layers`: found 0"), "{e}");
+    let e = pteron(dir.path(), &["export", "glass-en", "-p", "glass-en/config.json", "-o", "m.pte"]).fails(1);
+    assert!(e.starts_with("error: glass-en/config.json: config.json: field"), "{e}");
+    assert!(!dir.path().join("m.pte").exists());
+}
