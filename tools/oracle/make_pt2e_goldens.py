@@ -1,11 +1,13 @@
 """Runs ExecuTorch's own quantizers over a small Llama and writes what they chose: the goldens of whole graphs.
 
-    make_pt2e_goldens.py MODEL_FOLDER OUT_FOLDER NAME WINDOWS LENGTH [--text FILE] [SCHEME...]
+    make_pt2e_goldens.py MODEL_FOLDER OUT_FOLDER NAME WINDOWS LENGTH [--text FILE | --seed N] [SCHEME...]
 
 For each scheme `OUT_FOLDER/NAME.SCHEME.json`: the windows, every annotated tensor by module path and port with scale, zero
 point and range of codes, CRC-32 of the codes of every folded constant, and the converted graph's logits for the last rows of
 the last window; for some the codes of all activations. Windows are of random tokens, or of the tokens of a text; then the logits
-of all windows stand beside, in `NAME.SCHEME.logits.f32`. Needs ExecuTorch 1.5.1 and torchao (`cargo xtask fetch --oracle`); `QNN_SDK_ROOT` for the schemes of QNN.
+of all windows stand beside, in `NAME.SCHEME.logits.f32`. Core ML's golden is of 2 windows of 4 tokens with --seed 111: its
+fake-quantize modules round rounded values again, with nearly the same scale, so that ties are common; there no value comes
+nearer to one than a hundred-thousandth of a code. Needs ExecuTorch 1.5.1 and torchao (`cargo xtask fetch --oracle`); `QNN_SDK_ROOT` for the schemes of QNN.
 """
 
 import base64
@@ -279,9 +281,9 @@ def codes(converted, names, inputs):
 WITH_CODES = ("xnnpack", "qnn_8a8w", "qnn_16a8w")
 
 
-def windows_of(text, folder, vocab, windows, length):
+def windows_of(text, folder, vocab, windows, length, seed=7):
     if text is None:
-        return np.random.RandomState(7).randint(0, vocab, (windows, length)).tolist()
+        return np.random.RandomState(seed).randint(0, vocab, (windows, length)).tolist()
     from tokenizers import Tokenizer
 
     with open(text, encoding="utf-8") as f:
@@ -290,10 +292,10 @@ def windows_of(text, folder, vocab, windows, length):
     return [ids[i * length:(i + 1) * length] for i in range(windows)]
 
 
-def run(folder, out_folder, name, windows, length, text, scheme):
+def run(folder, out_folder, name, windows, length, text, seed, scheme):
     static, make = SCHEMES[scheme]
     model = Llama(folder, static, length, context=None)
-    tokens = windows_of(text, folder, model.c.vocab, windows, length)
+    tokens = windows_of(text, folder, model.c.vocab, windows, length, seed)
     exported = torch.export.export(model, model.inputs(tokens[0]), strict=False).module()
     quantizer = make()
     if scheme.endswith("_block"):
@@ -337,7 +339,8 @@ def run(folder, out_folder, name, windows, length, text, scheme):
 if __name__ == "__main__":
     folder, out_folder, name, windows, length, *schemes = sys.argv[1:]
     text = schemes[1] if schemes[:1] == ["--text"] else None
-    schemes = schemes[2:] if text else schemes
+    seed = int(schemes[1]) if schemes[:1] == ["--seed"] else 7
+    schemes = schemes[2:] if schemes[:1] in (["--text"], ["--seed"]) else schemes
     Path(out_folder).mkdir(parents=True, exist_ok=True)
     for scheme in schemes or SCHEMES:
-        run(folder, out_folder, name, int(windows), int(length), text, scheme)
+        run(folder, out_folder, name, int(windows), int(length), text, seed, scheme)

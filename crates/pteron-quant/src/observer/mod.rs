@@ -433,7 +433,7 @@ pub(crate) fn positive_zero(v: f32) -> f32 {
 }
 
 /// `m ← m + c·(step − m)` in `f32`, from the first step on.
-fn moving_average(constant: f32, steps: &[(f32, f32)]) -> Option<(f32, f32)> {
+pub(crate) fn moving_average(constant: f32, steps: &[(f32, f32)]) -> Option<(f32, f32)> {
     let (&first, rest) = steps.split_first()?;
     Some(
         rest.iter()

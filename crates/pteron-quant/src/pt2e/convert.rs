@@ -12,6 +12,7 @@ use super::QuantizeError;
 use super::codes::CodesSource;
 use super::params::{SlotParams, parameters};
 use super::prepare::{PreparedGraph, SlotId};
+use super::rounded::Moving;
 use crate::annotation::Point;
 use crate::error::TensorLabel;
 use crate::groups::GroupSpec;
@@ -62,16 +63,7 @@ pub(super) fn convert_with(
     params: Vec<SlotParams>,
     folded: &mut Folded,
 ) -> Result<Converted, QuantizeError> {
-    let mut c = Conversion {
-        module,
-        graph,
-        prepared,
-        params: &params,
-        folded,
-        quantized: BTreeMap::new(),
-        shared: BTreeMap::new(),
-        done: Converted::default(),
-    };
+    let mut c = Conversion::new(module, graph, prepared, &params, folded);
     c.run()?;
     let mut done = c.done;
     done.params = params;
@@ -86,21 +78,43 @@ struct Quantized {
     constants: Option<(ValueId, ValueId)>,
 }
 
-struct Conversion<'a> {
-    module: &'a mut Module,
-    graph: &'a mut Graph,
-    prepared: &'a PreparedGraph,
+pub(super) struct Conversion<'a> {
+    pub(super) module: &'a mut Module,
+    pub(super) graph: &'a mut Graph,
+    pub(super) prepared: &'a PreparedGraph,
     params: &'a [SlotParams],
     folded: &'a mut Folded,
     /// By the value that is read and the slot.
     quantized: BTreeMap<(ValueId, SlotId), Quantized>,
     /// Dequantized values for readers without one of their own.
-    shared: BTreeMap<(ValueId, SlotId), ValueId>,
+    pub(super) shared: BTreeMap<(ValueId, SlotId), ValueId>,
+    /// Slots whose tensors are rounded with a range that the graph itself brings up to date; see [`super::rounded`].
+    pub(super) moving: BTreeMap<SlotId, Moving>,
     done: Converted,
 }
 
-impl Conversion<'_> {
-    fn run(&mut self) -> Result<(), QuantizeError> {
+impl<'a> Conversion<'a> {
+    pub(super) fn new(
+        module: &'a mut Module,
+        graph: &'a mut Graph,
+        prepared: &'a PreparedGraph,
+        params: &'a [SlotParams],
+        folded: &'a mut Folded,
+    ) -> Conversion<'a> {
+        Conversion {
+            module,
+            graph,
+            prepared,
+            params,
+            folded,
+            quantized: BTreeMap::new(),
+            shared: BTreeMap::new(),
+            moving: BTreeMap::new(),
+            done: Converted::default(),
+        }
+    }
+
+    pub(super) fn run(&mut self) -> Result<(), QuantizeError> {
         let body = self.graph.body_id();
         // Inputs and buffers are quantized where the graph begins.
         let root = self.graph.intern_path("");
@@ -182,12 +196,18 @@ impl Conversion<'_> {
         &self.prepared.slot(slot).label
     }
 
-    fn unsupported(&self, slot: SlotId, reason: impl Into<String>) -> QuantizeError {
+    pub(super) fn unsupported(&self, slot: SlotId, reason: impl Into<String>) -> QuantizeError {
         let (graph, label) = (self.graph.name.clone(), self.label(slot).to_string());
         QuantizeError::Unsupported { graph, label, reason: reason.into() }
     }
 
-    fn call(&mut self, slot: SlotId, op: Op, arguments: Vec<Arg>, path: PathId) -> Result<NodeId, QuantizeError> {
+    pub(super) fn call(
+        &mut self,
+        slot: SlotId,
+        op: Op,
+        arguments: Vec<Arg>,
+        path: PathId,
+    ) -> Result<NodeId, QuantizeError> {
         let (graph, label) = (self.graph.name.clone(), self.label(slot).to_string());
         let wrong = |error: InferError| QuantizeError::Infer { graph, label, error };
         let mut arguments = arguments;
@@ -203,7 +223,7 @@ impl Conversion<'_> {
         Ok(g.add_node(body, op, arguments, outputs, Extra::None, path))
     }
 
-    fn first(&self, n: NodeId) -> ValueId {
+    pub(super) fn first(&self, n: NodeId) -> ValueId {
         self.graph.nodes[n].outputs[0]
     }
 
@@ -349,6 +369,9 @@ impl Conversion<'_> {
 
     /// `v` through quantize and dequantize, the latter made anew but for dynamic slots.
     fn dequantized(&mut self, v: ValueId, slot: SlotId, path: PathId) -> Result<ValueId, QuantizeError> {
+        if self.moving.contains_key(&slot) {
+            return self.rounded(v, slot, path);
+        }
         let Some(q) = self.quantize(v, slot, path)? else { return Ok(v) };
         if q.dynamic.is_some()
             && let Some(&known) = self.shared.get(&(v, slot))

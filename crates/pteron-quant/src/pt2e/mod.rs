@@ -3,7 +3,8 @@
 //!
 //! An observer changes no value, so a prepared graph is the graph itself beside a table: which observers see which value, and
 //! which edge reads through which ([`PreparedGraph`]). The same module is run for calibration as without it, with a
-//! [`Calibration`] as its hook.
+//! [`Calibration`] as its hook. Where a scheme has fake-quantize modules, which round while they observe, a [`RoundedRun`] is run
+//! in its place.
 //!
 //! ```text
 //! let mut prepared = prepare_module(&mut module, &quantizer)?;   // transforms, annotates, observes constants
@@ -22,6 +23,7 @@ mod fuse;
 mod module;
 mod params;
 mod prepare;
+mod rounded;
 mod states;
 
 pub use calibrate::{Calibration, observe_constants};
@@ -34,3 +36,4 @@ pub use module::{convert_module, prepare_module};
 pub use params::{SlotParams, parameters, put_on_lpbq_grid};
 pub(crate) use prepare::value_at;
 pub use prepare::{Concat, PreparedGraph, Slot, SlotId, Tap, prepare};
+pub use rounded::RoundedRun;

@@ -255,8 +255,7 @@ fn coreml_8a_c8w() -> SchemeSpecs {
     let notes = vec![
         "Weights are affine: coremltools gives its scheme to activations and weights alike. The channel axis is not given, so \
          that the observer's 0 holds.",
-        "ExecuTorch's FakeQuantize rounds activations while they are calibrated, so that each range is learnt from rounded \
-         inputs; here the ranges are those of the float model.",
+        "FakeQuantize rounds activations while they are calibrated, so that each range is learnt from rounded inputs.",
     ];
     one(AppliesTo::Everything, Patterns::CoreMl, config, notes)
 }

@@ -258,7 +258,9 @@ impl CalibrationState {
     /// If the label is there already, or the observer cannot be sharded and the run is.
     pub fn insert(&mut self, label: TensorLabel, observer: &Observer) -> Result<(), StateError> {
         let kind = observer.spec().observer.kind;
-        if self.header.shard.count > 1 && !kind.is_shardable() {
+        // In a fake-quantize module a step depends on what earlier steps made of the values before it.
+        let in_order = !kind.is_shardable() || observer.spec().observer.fake_quant.is_some();
+        if self.header.shard.count > 1 && in_order {
             return Err(StateError::NotShardable { label, kind });
         }
         if self.entries.contains_key(&label) {

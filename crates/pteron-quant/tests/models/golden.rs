@@ -96,17 +96,8 @@ impl Golden {
         assert!(wrong.is_empty(), "{}: {count} of {} tensors differ\n{shown}", self.name, self.points.len());
     }
 
-    /// [`Self::compare_constants`] of matrices.
-    pub(crate) fn compare_weights(&self, module: &Module) {
-        self.compare(module, 2);
-    }
-
     /// The codes of every constant that was folded are those of a constant of the same shape there.
     pub(crate) fn compare_constants(&self, module: &Module) {
-        self.compare(module, 0);
-    }
-
-    fn compare(&self, module: &Module, rank: usize) {
         let mut known: Vec<(Vec<usize>, u64)> = Vec::new();
         for c in &self.constants {
             let shape = c["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
@@ -121,9 +112,6 @@ impl Golden {
             let Some(pteron_ir::Arg::Value(v)) = node.args.first() else { continue };
             let (true, Def::Const(c)) = (dequantizes, graph.values[*v].def) else { continue };
             let ConstData::Source(source) = &module.constants[c].data else { continue };
-            if source.shape().len() < rank {
-                continue;
-            }
             let found = (source.shape().to_vec(), u64::from(crc32(&read_all(source.as_ref()).unwrap())));
             assert!(known.contains(&found), "{}: {} has other codes", self.name, module.constants[c].name);
             compared += 1;

@@ -9,7 +9,7 @@ use pteron_models::{
     BuildOptions, CheckpointWeights, MASKED, ModelConfig, StaticOptions, WeightsOptions, build, build_static,
     build_static_calibration,
 };
-use pteron_quant::pt2e::{Calibration, PreparedGraph};
+use pteron_quant::pt2e::{Calibration, PreparedGraph, RoundedRun};
 use pteron_tensor::Tensor;
 
 use crate::golden::Golden;
@@ -86,28 +86,42 @@ pub(crate) fn inputs(module: &Module, tokens: &[i64]) -> Vec<Value> {
     ]
 }
 
-fn session(module: &Module) -> Session {
-    Session::new(Arc::new(module.clone()), &SessionOptions::with_threads(1)).unwrap()
+fn session(module: &Module, quant: QuantSemantics) -> Session {
+    let options = SessionOptions { quant, ..SessionOptions::with_threads(1) };
+    Session::new(Arc::new(module.clone()), &options).unwrap()
 }
 
 /// One step of the observers for each window.
 pub(crate) fn calibrate(module: &Module, prepared: &mut PreparedGraph, golden: &Golden) {
-    let mut session = session(module);
-    for window in &golden.windows {
-        let given = inputs(module, window);
-        let refs: Vec<_> = given.iter().map(Value::as_ref).collect();
-        let mut hook = Calibration::new(prepared);
-        hook.inputs(&module.graphs[0], &given).unwrap();
-        session.run_watched(&module.graphs[0].name, &refs, &mut hook).unwrap();
-        hook.finish().unwrap();
+    if let Some(mut rounded) = RoundedRun::of(module, prepared).unwrap() {
+        let mut session = session(rounded.module(), QuantSemantics::Eager);
+        for window in &golden.windows {
+            let mut given = inputs(module, window);
+            given.extend(rounded.inputs().unwrap());
+            step(&mut session, rounded.prepared_mut(), &given);
+        }
+        return rounded.finish(prepared);
     }
+    let mut session = session(module, QuantSemantics::default());
+    for window in &golden.windows {
+        step(&mut session, prepared, &inputs(module, window));
+    }
+}
+
+fn step(session: &mut Session, prepared: &mut PreparedGraph, given: &[Value]) {
+    let module = Arc::clone(session.module());
+    let graph = &module.graphs[0];
+    let refs: Vec<_> = given.iter().map(Value::as_ref).collect();
+    let mut hook = Calibration::new(prepared);
+    hook.inputs(graph, given).unwrap();
+    session.run_watched(&graph.name, &refs, &mut hook).unwrap();
+    hook.finish().unwrap();
 }
 
 /// The logits of a window, by rows.
 pub(crate) fn logits(module: &Module, window: &[i64]) -> Vec<Vec<f32>> {
     // As the converted graph computes in PyTorch.
-    let options = SessionOptions { quant: QuantSemantics::Eager, ..SessionOptions::with_threads(1) };
-    let mut session = Session::new(Arc::new(module.clone()), &options).unwrap();
+    let mut session = session(module, QuantSemantics::Eager);
     let given = inputs(module, window);
     let refs: Vec<_> = given.iter().map(Value::as_ref).collect();
     let out = session.run(&module.graphs[0].name, &refs).unwrap();

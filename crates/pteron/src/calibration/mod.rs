@@ -8,12 +8,12 @@ mod state;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pteron_exec::{ExecError, Session, SessionOptions, Value, ValueRef};
+use pteron_exec::{ExecError, QuantSemantics, Session, SessionOptions, Value, ValueRef};
 use pteron_ir::Module;
 use pteron_kernels::Context;
 use pteron_models::{CALIBRATE_FORWARD, MASKED};
 use pteron_quant::moments::{Moments, MomentsHook};
-use pteron_quant::pt2e::{Calibration, PreparedGraph};
+use pteron_quant::pt2e::{Calibration, PreparedGraph, RoundedRun};
 use pteron_tensor::Tensor;
 
 use crate::error::Error;
@@ -100,10 +100,10 @@ impl Feed<'_> {
         Error::Exec { path: self.path.to_owned(), source: Box::new(e) }
     }
 
-    fn session(&self, ctx: &Arc<Context>) -> Result<Session, Error> {
-        let mut options = SessionOptions::with_threads(self.threads);
+    fn session(&self, module: &Module, quant: QuantSemantics, ctx: &Arc<Context>) -> Result<Session, Error> {
+        let mut options = SessionOptions { quant, ..SessionOptions::with_threads(self.threads) };
         options.max_memory = host::physical_memory().unwrap_or(u64::MAX);
-        Session::on_context(Arc::new(self.module.clone()), &options, Arc::clone(ctx)).map_err(|e| self.failed(e))
+        Session::on_context(Arc::new(module.clone()), &options, Arc::clone(ctx)).map_err(|e| self.failed(e))
     }
 
     /// Inputs of a window: its tokens and, with a cache, the position of the first.
@@ -120,7 +120,8 @@ impl Feed<'_> {
         Ok(inputs)
     }
 
-    /// Runs every window through the module, one step of every observer each.
+    /// Runs every window through the module, one step of every observer each. Where observers stand in fake-quantize modules, what
+    /// is run rounds as they do.
     pub(crate) fn observe(
         &self,
         prepared: &mut PreparedGraph,
@@ -128,13 +129,27 @@ impl Feed<'_> {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<(), Error> {
         let ctx = Arc::new(Context::new(self.threads));
-        let mut session = self.session(&ctx)?;
         let total = self.windows.len();
-        self.pass(&mut session, &ctx, prepared, false, &mut |done| progress(done, total))?;
+        let mut tell = |done| progress(done, total);
+        let failed = |e: pteron_quant::pt2e::QuantizeError| Error::Calibration { reason: e.to_string() };
+        if let Some(mut rounded) = RoundedRun::of(self.module, prepared).map_err(failed)? {
+            let mut session = self.session(rounded.module(), QuantSemantics::Eager, &ctx)?;
+            let wrong = |e: pteron_tensor::ViewError| Error::Calibration { reason: e.to_string() };
+            for (i, tokens) in self.windows.iter().enumerate() {
+                let mut inputs = self.inputs(tokens)?;
+                inputs.extend(rounded.inputs().map_err(wrong)?);
+                self.step(&mut session, &ctx, rounded.prepared_mut(), false, &inputs)?;
+                tell(i + 1);
+            }
+            rounded.finish(prepared);
+            return Ok(());
+        }
+        let mut session = self.session(self.module, QuantSemantics::default(), &ctx)?;
+        self.pass(&mut session, &ctx, prepared, false, &mut tell)?;
         let observed = |e: pteron_quant::ObserveError| Error::Calibration { reason: e.to_string() };
         if passes == Passes::Both && prepared.fix_ranges().map_err(observed)? {
-            progress(0, total);
-            self.pass(&mut session, &ctx, prepared, true, &mut |done| progress(done, total))?;
+            tell(0);
+            self.pass(&mut session, &ctx, prepared, true, &mut tell)?;
         }
         Ok(())
     }
@@ -147,29 +162,40 @@ impl Feed<'_> {
         counting: bool,
         progress: &mut dyn FnMut(usize),
     ) -> Result<(), Error> {
-        let module = Arc::clone(session.module());
-        let Some(graph) = module.graphs.first() else { return Ok(()) };
-        let observed = |e: pteron_quant::ObserveError| Error::Calibration { reason: e.to_string() };
         for (i, tokens) in self.windows.iter().enumerate() {
-            session.reset().map_err(|e| self.failed(e))?;
-            let inputs = self.inputs(tokens)?;
-            let mut hook = Calibration::new(prepared).on_threads(ctx);
-            if counting {
-                hook = hook.counting();
-            }
-            hook.inputs(graph, &inputs).map_err(observed)?;
-            let given: Vec<ValueRef<'_>> = inputs.iter().map(Value::as_ref).collect();
-            session.run_watched(&graph.name, &given, &mut hook).map_err(|e| self.failed(e))?;
-            hook.finish().map_err(observed)?;
+            self.step(session, ctx, prepared, counting, &self.inputs(tokens)?)?;
             progress(i + 1);
         }
         Ok(())
     }
 
+    /// One call of the first graph under the eyes of the observers.
+    fn step(
+        &self,
+        session: &mut Session,
+        ctx: &Context,
+        prepared: &mut PreparedGraph,
+        counting: bool,
+        inputs: &[Value],
+    ) -> Result<(), Error> {
+        let module = Arc::clone(session.module());
+        let Some(graph) = module.graphs.first() else { return Ok(()) };
+        let observed = |e: pteron_quant::ObserveError| Error::Calibration { reason: e.to_string() };
+        session.reset().map_err(|e| self.failed(e))?;
+        let mut hook = Calibration::new(prepared).on_threads(ctx);
+        if counting {
+            hook = hook.counting();
+        }
+        hook.inputs(graph, inputs).map_err(observed)?;
+        let given: Vec<ValueRef<'_>> = inputs.iter().map(Value::as_ref).collect();
+        session.run_watched(&graph.name, &given, &mut hook).map_err(|e| self.failed(e))?;
+        hook.finish().map_err(observed)
+    }
+
     /// Mean squares of the inputs of linear layers.
     pub(crate) fn moments(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<Moments, Error> {
         let ctx = Arc::new(Context::new(self.threads));
-        let mut session = self.session(&ctx)?;
+        let mut session = self.session(self.module, QuantSemantics::default(), &ctx)?;
         let module = Arc::clone(session.module());
         let Some(graph) = module.graphs.first() else { return Ok(Moments::default()) };
         let mut hook = MomentsHook::new(&module, graph);
