@@ -39,7 +39,7 @@ const fn with_lpai(soc: Soc, version: u32) -> Soc {
 }
 
 /// Every known system on chip (the numbers are those of ExecuTorch 1.5's table).
-pub const SOCS: [Soc; 20] = [
+pub const SOCS: [Soc; 21] = [
     soc("SA8295", 39, 68, 8),
     soc("SA8797", 72, 81, 16),
     soc("SM8350", 30, 68, 4),
@@ -47,6 +47,7 @@ pub const SOCS: [Soc; 20] = [
     soc("SM8475", 42, 69, 8),
     soc("SM8550", 43, 73, 8),
     soc("SA8255", 52, 73, 8),
+    soc("SC8380XP", 60, 73, 8),
     soc("SM8650", 57, 75, 8),
     soc("SM8750", 69, 79, 8),
     soc("SM8845", 97, 81, 8),

@@ -173,6 +173,9 @@ pub struct GraphInfo {
     pub inputs: Vec<TensorInfo>,
     /// Outputs in the graph's order.
     pub outputs: Vec<TensorInfo>,
+    /// Bytes of the buffer that it spills into where the tensor processor's own memory is too small; contexts of one program
+    /// can have one between them.
+    pub spill_fill_bytes: u64,
 }
 
 /// What a context binary says of itself.
@@ -198,6 +201,11 @@ impl BinaryInfo {
     /// The graph of a name.
     pub fn graph(&self, name: &str) -> Option<&GraphInfo> {
         self.graphs.iter().find(|g| g.name == name)
+    }
+
+    /// The largest [`GraphInfo::spill_fill_bytes`].
+    pub fn spill_fill_bytes(&self) -> u64 {
+        self.graphs.iter().map(|g| g.spill_fill_bytes).max().unwrap_or(0)
     }
 }
 

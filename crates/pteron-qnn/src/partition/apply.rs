@@ -45,10 +45,12 @@ pub fn apply(graph: &mut Graph, parts: &[Part]) -> Result<(), String> {
         }
     }
     let order = ordered(graph, &old, &unit_of, &first)?;
+    // What parts give is another value from then on, in the inputs of later parts too.
+    let mut given: BTreeMap<ValueId, ValueId> = BTreeMap::new();
     for u in order {
         match units[u] {
             Some(n) => graph.regions[body].nodes.push(n),
-            None => call(graph, &parts[u]),
+            None => call(graph, &parts[u], &mut given),
         }
     }
     Ok(())
@@ -105,8 +107,8 @@ fn ordered(
     if order.len() == first.len() { Ok(order) } else { Err("two parts of the graph wait for each other".to_owned()) }
 }
 
-fn call(graph: &mut Graph, part: &Part) {
-    let args: Vec<Arg> = part.boundary.inputs.iter().map(|&v| Arg::Value(v)).collect();
+fn call(graph: &mut Graph, part: &Part, given: &mut BTreeMap<ValueId, ValueId>) {
+    let args: Vec<Arg> = part.boundary.inputs.iter().map(|v| Arg::Value(given.get(v).copied().unwrap_or(*v))).collect();
     let types: Vec<Type> = part.boundary.outputs.iter().map(|&v| graph.ty(v).clone()).collect();
     let (body, path) = (graph.body_id(), graph.intern_path(""));
     let n = graph.add_node(body, Op::Delegate, args, types, Extra::Delegate(part.delegate), path);
@@ -114,6 +116,7 @@ fn call(graph: &mut Graph, part: &Part) {
     for (&old, new) in part.boundary.outputs.iter().zip(graph.nodes[n].outputs.clone()) {
         // Nodes of the part are gone from the body; what they read does not matter.
         graph.replace_uses(old, new);
+        given.insert(old, new);
         graph.values[new].name = graph.values[old].name.clone();
     }
     debug_assert!(inside.iter().all(|n| !graph.regions[body].nodes.contains(n)));

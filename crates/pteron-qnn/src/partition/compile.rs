@@ -122,9 +122,19 @@ pub enum CompileError {
 /// What a delegate carries around a context binary: the payload and the compile specs.
 pub type Sealed = (Vec<u8>, Vec<(Box<str>, Vec<u8>)>);
 
+/// What a payload says of the program's contexts together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Together {
+    /// How many there are.
+    pub contexts: usize,
+    /// Bytes of the largest buffer that one of them spills into (`update_spill_fill_size`); 0 where there is one context, which
+    /// shares its buffer with no other.
+    pub spill_fill_bytes: u64,
+}
+
 /// Compiles `module`, which is quantized: prepares its graphs, finds their parts, compiles part `i` of all methods into one
 /// context, and puts delegates in the parts' places. Where methods have different numbers of parts, each part has a context of its
-/// own. `seal` makes a payload of a context binary, which is number `i` of `n`.
+/// own. `seal` makes a payload of a context binary.
 ///
 /// # Errors
 /// [`CompileError`]; the module is then not to be used.
@@ -132,7 +142,7 @@ pub fn compile(
     module: &mut Module,
     library: &dyn QnnLibrary,
     options: &CompileOptions<'_>,
-    seal: &dyn Fn(&[u8], usize, usize) -> Sealed,
+    seal: &dyn Fn(&[u8], Together) -> Sealed,
     progress: &mut dyn FnMut(ComposeStage),
 ) -> Result<Compiled, CompileError> {
     let mut compiled = Compiled::default();
@@ -151,7 +161,7 @@ pub fn compile(
         compiled.report.methods.push(GraphReport::new(g, &plan));
         plans.push(plan);
     }
-    if let (true, Some((method, node, why))) = (options.require_full_delegation, compiled.report.refused().next()) {
+    if let (true, Some((method, node, why))) = (options.require_full_delegation, compiled.report.first_refused()) {
         return Err(CompileError::NotFull {
             count: compiled.report.refused().count(),
             op: node.op,
@@ -163,12 +173,11 @@ pub fn compile(
     }
     let contexts = groups(&plans);
     if contexts.is_empty() {
-        let why = compiled.report.refused().next().map(|(_, n, why)| format!("`{}`: {why}", n.op));
+        let why = compiled.report.first_refused().map(|(_, n, why)| format!("`{}`: {why}", n.op));
         return Err(CompileError::Nothing(why.unwrap_or_else(|| "the module has none".to_owned())));
     }
-    let mut parts: Vec<Vec<Part>> = vec![Vec::new(); plans.len()];
-    let count = contexts.len();
-    for (i, members) in contexts.into_iter().enumerate() {
+    let mut composed = Vec::with_capacity(contexts.len());
+    for members in &contexts {
         let graphs: Vec<QnnGraph> = members
             .iter()
             .map(|&(g, p)| {
@@ -177,25 +186,36 @@ pub fn compile(
             })
             .collect();
         let plain = ComposeOptions { weight_sharing: false, ..options.compose };
-        let composed = library.compose(&graphs, &plain, progress)?;
+        let context = library.compose(&graphs, &plain, progress)?;
         let shared_bytes = if options.compose.weight_sharing {
             Some(library.compose(&graphs, &options.compose, &mut |_| {})?.binary.len() as u64)
         } else {
             None
         };
-        let (payload, compile_specs) = seal(&composed.binary, i, count);
+        composed.push((graphs.iter().map(|g| g.name.clone()).collect::<Vec<_>>(), context, shared_bytes));
+    }
+    let mut together = Together { contexts: composed.len(), spill_fill_bytes: 0 };
+    if together.contexts > 1 {
+        for (_, context, _) in &composed {
+            together.spill_fill_bytes =
+                together.spill_fill_bytes.max(library.inspect(&context.binary)?.spill_fill_bytes());
+        }
+    }
+    let mut parts: Vec<Vec<Part>> = vec![Vec::new(); plans.len()];
+    for (members, (graphs, composed, shared_bytes)) in contexts.iter().zip(composed) {
+        let (payload, compile_specs) = seal(&composed.binary, together);
         let delegate = module.delegates.push(Delegate {
             backend: crate::BACKEND_ID.into(),
             payload: Arc::from(payload),
             compile_specs,
             named_data: Vec::new(),
         });
-        for &(g, p) in &members {
+        for &(g, p) in members {
             let (nodes, boundary) = plans[g].parts[p].clone();
             parts[g].push(Part { nodes, boundary, delegate });
         }
         compiled.contexts.push(Context {
-            graphs: graphs.iter().map(|g| g.name.clone()).collect(),
+            graphs,
             delegate,
             bytes: composed.binary.len() as u64,
             shared_bytes,
@@ -220,10 +240,12 @@ fn groups(plans: &[Plan]) -> Vec<Vec<(usize, usize)>> {
     }
 }
 
-/// Payloads and compile specs for `soc`, as ExecuTorch 1.5's runtime reads them; several contexts say that they are several.
-pub fn seal(soc: Soc, htp: HtpOptions) -> impl Fn(&[u8], usize, usize) -> Sealed {
-    move |binary, _, contexts| {
-        let htp = HtpOptions { use_multi_contexts: contexts > 1, ..htp.clone() };
+/// Payloads and compile specs for `soc`, as ExecuTorch 1.5's runtime reads them; several contexts say that they are several, and
+/// how large a buffer they need between them.
+pub fn seal(soc: Soc, htp: HtpOptions) -> impl Fn(&[u8], Together) -> Sealed {
+    move |binary, together| {
+        let max_sf_buf_size = i32::try_from(together.spill_fill_bytes).unwrap_or(i32::MAX);
+        let htp = HtpOptions { use_multi_contexts: together.contexts > 1, max_sf_buf_size, ..htp.clone() };
         // A spec of numbers and empty strings is far below the format's limit.
         let spec = CompileSpec::for_soc(soc, htp).write().unwrap_or_default();
         (write_payload(binary), vec![(COMPILE_SPEC.into(), spec)])

@@ -93,6 +93,11 @@ impl PartitionReport {
         self.methods.iter().flat_map(|m| m.refused().map(|(n, why)| (m.method.as_str(), n, why)))
     }
 
+    /// The first node that stays outside: one that computes, if there is one, because others stay outside for its sake.
+    pub fn first_refused(&self) -> Option<(&str, &NodeReport, &str)> {
+        self.refused().find(|(_, n, _)| !n.quantization).or_else(|| self.refused().next())
+    }
+
     /// Whether every node is delegated.
     pub fn is_full(&self) -> bool {
         self.refused().next().is_none()

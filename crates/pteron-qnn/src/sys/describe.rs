@@ -1,7 +1,9 @@
 //! What a context binary says of itself, out of the library's structures.
 
 use super::library::text_of;
-use super::types::{RawBinaryInfo, RawBinaryInfoV3, RawGraphInfo, RawQuantize, RawScaleOffset, RawTensor, RawVersion};
+use super::types::{
+    RawBinaryInfo, RawBinaryInfoV3, RawGraphBlobInfo, RawGraphInfo, RawQuantize, RawScaleOffset, RawTensor, RawVersion,
+};
 use crate::graph::{DataType, Encoding, ScaleOffset, TensorKind};
 use crate::host::{BinaryInfo, GraphInfo, TensorInfo, Version};
 
@@ -70,6 +72,16 @@ fn tensors(at: *const RawTensor, count: u32) -> Result<Vec<TensorInfo>, String> 
     unsafe { items(at, count, MAX_TENSORS, "tensors") }?.iter().map(tensor).collect()
 }
 
+/// Bytes of the buffer that a graph spills into; 0 where it does not say.
+fn spill_fill(g: &RawGraphInfo) -> u64 {
+    if g.version != 3 || g.blob_info.is_null() || (g.blob_info_size as usize) < size_of::<RawGraphBlobInfo>() {
+        return 0;
+    }
+    // SAFETY: the library gives `blob_info_size` bytes, which live as long as the description.
+    let info = unsafe { g.blob_info.read_unaligned() };
+    if info.version == 1 { info.spill_fill_bytes } else { 0 }
+}
+
 /// The description as data of our own.
 pub(super) fn binary(info: &RawBinaryInfo) -> Result<BinaryInfo, String> {
     if info.version != 3 {
@@ -83,6 +95,7 @@ pub(super) fn binary(info: &RawBinaryInfo) -> Result<BinaryInfo, String> {
             name: text_of(g.name).unwrap_or_default(),
             inputs: tensors(g.inputs, g.input_count)?,
             outputs: tensors(g.outputs, g.output_count)?,
+            spill_fill_bytes: spill_fill(g),
         })
     };
     Ok(BinaryInfo {

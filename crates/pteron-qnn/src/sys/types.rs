@@ -302,9 +302,25 @@ pub(super) struct RawGraphInfo {
     pub(super) inputs: *const RawTensor,
     pub(super) output_count: u32,
     pub(super) outputs: *const RawTensor,
-    pub(super) rest: [u64; 5],
+    pub(super) updateable_count: u32,
+    pub(super) updateable: *const RawTensor,
+    pub(super) blob_info_size: u32,
+    pub(super) blob_info: *const RawGraphBlobInfo,
+    pub(super) op_indices: [u32; 2],
 }
-layout!(RawGraphInfo, 88, name @ 8, input_count @ 16, inputs @ 24, output_count @ 32, outputs @ 40, rest @ 48);
+layout!(
+    RawGraphInfo, 88, name @ 8, input_count @ 16, inputs @ 24, output_count @ 32, outputs @ 40, updateable_count @ 48,
+    updateable @ 56, blob_info_size @ 64, blob_info @ 72, op_indices @ 80
+);
+
+/// What the HTP says of a graph in a context binary, version 1: its beginning, which is all that is looked at.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct RawGraphBlobInfo {
+    pub(super) version: u32,
+    pub(super) spill_fill_bytes: u64,
+}
+layout!(RawGraphBlobInfo, 16, spill_fill_bytes @ 8);
 
 #[repr(C)]
 #[derive(Clone, Copy)]

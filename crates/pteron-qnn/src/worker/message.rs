@@ -187,7 +187,7 @@ pub(crate) fn write_binary(w: &mut Writer, b: &BinaryInfo) {
         w.u32(m);
     });
     w.list(&b.graphs, |w, g| {
-        w.str(&g.name).list(&g.inputs, write_tensor).list(&g.outputs, write_tensor);
+        w.str(&g.name).list(&g.inputs, write_tensor).list(&g.outputs, write_tensor).u64(g.spill_fill_bytes);
     });
 }
 
@@ -199,8 +199,10 @@ pub(crate) fn read_binary(r: &mut Reader<'_>) -> io::Result<BinaryInfo> {
         backend: read_version(r)?,
         blob: read_version(r)?,
         soc_model: r.option(Reader::u32)?,
-        graphs: r
-            .list(|r| Ok(GraphInfo { name: r.str()?, inputs: r.list(read_tensor)?, outputs: r.list(read_tensor)? }))?,
+        graphs: r.list(|r| {
+            let (name, inputs, outputs) = (r.str()?, r.list(read_tensor)?, r.list(read_tensor)?);
+            Ok(GraphInfo { name, inputs, outputs, spill_fill_bytes: r.u64()? })
+        })?,
     })
 }
 
