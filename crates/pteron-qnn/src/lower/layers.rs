@@ -36,16 +36,31 @@ impl Builder<'_> {
         if !matches!(params::ints(node, 1).as_deref(), Some([_])) {
             return Err("it normalizes more than the last dimension".to_owned());
         }
-        let inputs = match node.args.get(2) {
+        let mut inputs = match node.args.get(2) {
             Some(Arg::Value(_)) => vec![self.arg(node, 0)?, self.arg(node, 2)?],
             _ => return Err("RmsNorm has a weight in QNN".to_owned()),
         };
         let epsilon = params::number(node, 3).ok_or("its epsilon is not known")? as f32;
         let last = u32_of(self.out.tensors[inputs[0]].dims.len()).saturating_sub(1);
         let y = self.output(out)?;
+        inputs.push(self.zero_beta(inputs[1], y));
         let settings = vec![scalar("epsilon", Scalar::F32(epsilon)), u32s("axes", &[last])];
         self.op("RmsNorm", settings, inputs, vec![y]);
         Ok(())
+    }
+
+    /// What RmsNorm adds: zeros of the output's type, of the weight's sizes. The library's older releases validate a norm without
+    /// it and cannot finalize it; ExecuTorch writes it as well, with this scale.
+    fn zero_beta(&mut self, weight: usize, y: usize) -> usize {
+        let (dims, dtype) = (self.out.tensors[weight].dims.clone(), self.out.tensors[y].dtype);
+        let encoding = match dtype {
+            DataType::UFixed8 | DataType::SFixed8 => Encoding::per_tensor(1.0 / 255.0, 0),
+            DataType::UFixed16 | DataType::SFixed16 => Encoding::per_tensor(1.0 / 65535.0, 0),
+            _ => Encoding::None,
+        };
+        let bytes = dims.iter().map(|&d| d as usize).product::<usize>() * (dtype.bits() / 8) as usize;
+        let base = format!("{}_beta", self.path);
+        self.add_static(&base, dtype, dims, encoding, vec![0; bytes].into())
     }
 
     fn linear(&mut self, node: &Node, out: ValueId) -> Res<()> {

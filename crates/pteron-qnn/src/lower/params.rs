@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use pteron_ir::{Arg, ConstData, ConstId, Def, Graph, IntArg, Module, Node, Op, ValueId};
 use pteron_tensor::{CastSource, DType, SharedSource, read_all};
 
+use super::shape;
 use super::weights::WeightParams;
 use crate::graph::{DataType, Encoding};
 
@@ -128,28 +129,9 @@ pub(crate) fn is_dequantize(op: Op) -> bool {
 }
 
 /// Operators whose output holds numbers of their first tensor (of `cat`, of all of its tensors), so that its integers are
-/// the input's.
+/// the input's where nothing else is said.
 pub(super) fn keeps_numbers(op: Op) -> bool {
-    matches!(
-        op,
-        Op::ViewCopy
-            | Op::UnsqueezeCopy
-            | Op::SqueezeDimsCopy
-            | Op::SqueezeDimCopy
-            | Op::PermuteCopy
-            | Op::TransposeCopy
-            | Op::ExpandCopy
-            | Op::Repeat
-            | Op::SliceCopy
-            | Op::SelectCopy
-            | Op::SplitWithSizesCopy
-            | Op::Clone
-            | Op::Embedding
-            | Op::Index
-            | Op::IndexSelect
-            | Op::IndexPut
-            | Op::IndexPutInto
-    )
+    shape::is(op) || matches!(op, Op::Clone | Op::Embedding)
 }
 
 /// The node that makes a value.
@@ -187,7 +169,7 @@ pub(super) fn activations(graph: &Graph) -> BTreeMap<ValueId, Act> {
     };
     for &n in &nodes {
         let node = &graph.nodes[n];
-        if !keeps_numbers(node.op) && node.op != Op::Cat {
+        if !keeps_numbers(node.op) {
             continue;
         }
         if let Some(act) = first(node).and_then(|x| acts.get(&x).copied()) {
@@ -198,7 +180,8 @@ pub(super) fn activations(graph: &Graph) -> BTreeMap<ValueId, Act> {
     }
     for &n in nodes.iter().rev() {
         let node = &graph.nodes[n];
-        if !keeps_numbers(node.op) {
+        // What is joined has parameters of its own each.
+        if !keeps_numbers(node.op) || node.op == Op::Cat {
             continue;
         }
         let act = node.outputs.first().and_then(|o| acts.get(o).copied());

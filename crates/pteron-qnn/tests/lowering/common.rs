@@ -7,7 +7,7 @@ use std::time::Duration;
 use pteron_exec::{Delegates, Session, SessionOptions, Value, ValueRef};
 use pteron_ir::Module;
 use pteron_qnn::lower::LinearForm;
-use pteron_qnn::partition::{CompileOptions, Compiled, compile, seal};
+use pteron_qnn::partition::{CompileError, CompileOptions, Compiled, compile, seal};
 use pteron_qnn::soc::Soc;
 use pteron_qnn::spec::HtpOptions;
 use pteron_qnn::{ComposeOptions, Host, HostOptions, Origin, QnnBackend, QnnLibrary, Sdk, WorkerCommand};
@@ -18,10 +18,11 @@ pub(crate) fn soc() -> Soc {
     Soc::by_name("SM8650").unwrap()
 }
 
-/// The library of the release that ExecuTorch 1.5.1 takes; says so in the skip log if it is not there.
-pub(crate) fn library(test: &str) -> Option<Arc<dyn QnnLibrary>> {
-    let folder = qnn_libraries(test, QNN_RELEASES[0])?;
-    Some(Arc::new(open(&folder)))
+/// The libraries of all releases, each by its name: no test's verdict depends on which it is. Where the first one is not there,
+/// the skip log says so and there are none.
+pub(crate) fn libraries(test: &str) -> Vec<(&'static str, Arc<dyn QnnLibrary>)> {
+    let open = |release| qnn_libraries(test, release).map(|f| (release, Arc::new(open(&f)) as Arc<dyn QnnLibrary>));
+    QNN_RELEASES.into_iter().map_while(open).collect()
 }
 
 pub(crate) fn open(folder: &Path) -> Host {
@@ -50,7 +51,7 @@ pub(crate) fn compiled(
     module: &Module,
     form: LinearForm,
     quantized_io: bool,
-) -> (Module, Compiled) {
+) -> Result<(Module, Compiled), CompileError> {
     let mut module = module.clone();
     let options = CompileOptions {
         form,
@@ -59,10 +60,9 @@ pub(crate) fn compiled(
         shards: None,
         require_full_delegation: false,
     };
-    let done = compile(&mut module, library.as_ref(), &options, &seal(soc(), HtpOptions::default()), &mut |_| {});
-    let done = done.unwrap_or_else(|e| panic!("{e}"));
+    let done = compile(&mut module, library.as_ref(), &options, &seal(soc(), HtpOptions::default()), &mut |_| {})?;
     pteron_ir::verify::module(&module).unwrap_or_else(|e| panic!("{e}"));
-    (module, done)
+    Ok((module, done))
 }
 
 pub(crate) fn session(library: &Arc<dyn QnnLibrary>, module: &Module) -> Session {
