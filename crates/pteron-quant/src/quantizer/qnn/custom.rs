@@ -125,7 +125,9 @@ impl Walk<'_, '_> {
         items.iter().map(|&(_, v)| self.rules.producer(v).map(|(n, _)| n)).collect()
     }
 
-    /// `custom_annotate_llama_matmul_16a8w`: everything back to inputs and buffers.
+    /// `custom_annotate_llama_matmul_16a8w`: everything back to inputs and buffers. ExecuTorch stops at what is written into a
+    /// cache; here the way goes on to the layer that gives it, so that a graph with a cache has the parameters that a graph over
+    /// a whole text learns, which has none.
     fn back_to_the_cache(&mut self, from: Option<NodeId>) {
         let mut open: Vec<Option<NodeId>> = vec![from];
         while let Some(next) = open.pop() {
@@ -134,6 +136,7 @@ impl Walk<'_, '_> {
                 Op::IndexPut | Op::IndexPutInto => {
                     self.single(n, 2, true);
                     open.push(operand(self.rules, n, 0));
+                    self.back_to_the_layer(operand(self.rules, n, 2));
                 }
                 Op::Cat => {
                     self.cat(n);
