@@ -127,6 +127,9 @@ pub struct StaticOptions {
     pub max_context_length: usize,
     /// Tokens of one call of `prefill_forward`; `None` leaves that method out.
     pub prefill_ar_len: Option<usize>,
+    /// Whether each head of attention has products of its own (`--use_qnn_sha`): smaller ones, and no head beside another in
+    /// a tensor until they are joined. The inputs and outputs are the same.
+    pub single_heads: bool,
     /// The tokens that the program tells its runner.
     pub tokens: SpecialTokens,
     /// Further constant methods, which win over the others: see [`crate::parse_metadata`].
@@ -140,6 +143,7 @@ impl Default for StaticOptions {
             dtype: DType::F32,
             max_context_length: 512,
             prefill_ar_len: Some(32),
+            single_heads: false,
             tokens: SpecialTokens::default(),
             metadata: Vec::new(),
         }

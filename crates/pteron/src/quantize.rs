@@ -97,6 +97,8 @@ pub(crate) struct Job<'a> {
     pub(crate) state: Option<&'a CalibrationState>,
     /// What is measured on, if anything is.
     pub(crate) probe: Option<Probe>,
+    /// The model in the form that is measured, where the twin is none that text can be run through.
+    pub(crate) measured: Option<Module>,
     pub(crate) evaluation: EvaluationOptions,
     pub(crate) threads: usize,
     /// Scales of 4-bit weights in blocks are put on the grid of QNN's blockwise expansion.
@@ -129,7 +131,8 @@ impl Job<'_> {
             _ => None,
         };
         let mut plan = transform_plan(&resolved, module);
-        let (mut layers, kept_float) = self.transform(&resolved, module, twin.as_mut(), progress)?;
+        let mut measured = self.measured.take();
+        let (mut layers, kept_float) = self.transform(&resolved, module, twin.as_mut(), measured.as_mut(), progress)?;
         let mut calibration = None;
         if let Some(quantizer) = resolved.quantizer().map_err(wrong)? {
             let calibrated = match &mut twin {
@@ -137,6 +140,9 @@ impl Job<'_> {
                 None => None,
             };
             layers += self.convert(&quantizer, module, calibrated.as_ref(), &mut plan)?;
+            if let Some(measured) = &mut measured {
+                self.convert(&quantizer, measured, calibrated.as_ref(), &mut Plan::default())?;
+            }
             if let (Some(twin), Some(c)) = (&mut twin, calibrated) {
                 convert_module(twin, &[c.prepared], &[c.params]).map_err(wrong)?;
                 twin.graphs.iter_mut().try_for_each(|g| fuse_embeddings(g).map(drop)).map_err(wrong)?;
@@ -153,21 +159,22 @@ impl Job<'_> {
             recipe: self.recipe.to_string(),
             plan: plan.to_string(),
         };
-        if let (Some(float), Some(probe), Some(mut twin)) = (float, &self.probe, twin) {
-            lower(&mut twin)?;
+        if let (Some(float), Some(probe), Some(mut measured)) = (float, &self.probe, measured.or(twin)) {
+            lower(&mut measured)?;
             let mut tell = |done, total| progress(Step::Evaluating(done, total));
             let max_kl = self.evaluation.max_kl;
-            report.evaluation = Some(measure(self.path, twin, probe, float, max_kl, &load, &mut tell)?);
+            report.evaluation = Some(measure(self.path, measured, probe, float, max_kl, &load, &mut tell)?);
         }
         Ok(report)
     }
 
-    /// Source transforms of both modules, alike.
+    /// Source transforms of all modules, alike.
     fn transform(
         &self,
         resolved: &Resolved,
         module: &mut Module,
         twin: Option<&mut Module>,
+        measured: Option<&mut Module>,
         progress: &mut dyn FnMut(Step),
     ) -> Result<(usize, Vec<(String, String)>), Error> {
         let base = &self.recipe.base;
@@ -186,6 +193,7 @@ impl Job<'_> {
         let choose = |path: &str, kind| resolved.layer(path, kind);
         let mut modules: Vec<&mut Module> = vec![module];
         modules.extend(twin);
+        modules.extend(measured);
         let mut tell = |done, total| progress(Step::Weights(done, total));
         let report = Transform::new(&choose).apply(&mut modules, moments, &ctx, &mut tell).map_err(wrong)?;
         Ok((report.quantized, report.kept))

@@ -35,6 +35,14 @@ pub const MASKED: f32 = -255.0;
 struct Shape {
     ar: usize,
     past: usize,
+    /// [`StaticOptions::single_heads`].
+    single_heads: bool,
+}
+
+impl Shape {
+    fn new(ar: usize, past: usize) -> Shape {
+        Shape { ar, past, single_heads: false }
+    }
 }
 
 /// Where earlier keys, or earlier values, of a layer are.
@@ -65,9 +73,9 @@ pub fn build_static(
     options: &StaticOptions,
 ) -> Result<Module, ModelError> {
     let context = options.max_context_length;
-    let mut shapes = vec![(KV_FORWARD, Shape { ar: 1, past: context.saturating_sub(1) })];
+    let mut shapes = vec![(KV_FORWARD, Shape::new(1, context.saturating_sub(1)))];
     if let Some(ar) = options.prefill_ar_len {
-        shapes.push((PREFILL_FORWARD, Shape { ar, past: context.saturating_sub(ar) }));
+        shapes.push((PREFILL_FORWARD, Shape::new(ar, context.saturating_sub(ar))));
     }
     let mut module = of_shapes(config, weights, options, &shapes)?;
     write_metadata(&mut module, config, options);
@@ -92,7 +100,7 @@ pub fn build_static_calibration(
             expected: format!("an integer from 1 to {} (max_context_length)", options.max_context_length),
         });
     }
-    of_shapes(config, weights, options, &[(CALIBRATE_FORWARD, Shape { ar: tokens, past: 0 })])
+    of_shapes(config, weights, options, &[(CALIBRATE_FORWARD, Shape::new(tokens, 0))])
 }
 
 /// Captures the model as one method `forward` for one token, whose caches are mutable buffers `[c, Hkv, D]`.
@@ -113,7 +121,7 @@ pub fn build_static_mutable(
     let build = Build { config, options: &inner, weights };
     let mut module = Module::new(config.architecture.class_name());
     let mut b = GraphBuilder::new(&mut module, "forward");
-    let logits = build.mutable_forward(&mut b)?;
+    let logits = build.mutable_forward(&mut b, options.single_heads)?;
     b.finish(&[logits]);
     metadata::write(&mut module, config, &inner);
     Ok(module)
@@ -146,7 +154,7 @@ fn of_shapes(
     let mut module = Module::new(config.architecture.class_name());
     for (name, shape) in shapes {
         let mut b = GraphBuilder::new(&mut module, name);
-        let outputs = build.static_forward(&mut b, *shape)?;
+        let outputs = build.static_forward(&mut b, Shape { single_heads: options.single_heads, ..*shape })?;
         b.finish(&outputs);
     }
     Ok(module)
@@ -253,7 +261,7 @@ impl Build<'_> {
     }
 
     /// The logits of one token.
-    fn mutable_forward(&self, b: &mut GraphBuilder<'_>) -> Result<ValueId, ModelError> {
+    fn mutable_forward(&self, b: &mut GraphBuilder<'_>, single_heads: bool) -> Result<ValueId, ModelError> {
         let (c, context) = (self.config, self.options.max_context_length);
         let tokens = b.input("tokens", TensorType::fixed(DType::I64, &[1, 1]));
         let pos = b.input("input_pos", TensorType::fixed(DType::I64, &[1]));
@@ -262,7 +270,7 @@ impl Build<'_> {
             let row = call(b, Op::Index, [table.into(), Arg::tensors(&[pos])])?;
             call(b, Op::ViewCopy, args![row, Arg::ints(&[1, 1, 1, int(context)])])
         })?;
-        let shape = Shape { ar: 1, past: context - 1 };
+        let shape = Shape { single_heads, ..Shape::new(1, context - 1) };
         let logits = self.layers(b, tokens, pos, 1, &mut |build, b, _, x, rotary| {
             let past = ["k_cache", "v_cache"].map(|name| {
                 let name = b.path_of(&format!("kv_cache.{name}"));
@@ -368,6 +376,9 @@ impl Build<'_> {
         let (k, keys) = b.scope("k_cache", |b| self.cached_rows(b, k, past_keys, pos, keys_order))?;
         let (v, values) = b.scope("v_cache", |b| self.cached_rows(b, v, past_values, pos, values_order))?;
         let out = b.scope("sdpa", |b| {
+            if shape.single_heads {
+                return self.by_heads(b, q, keys, values, mask, shape);
+            }
             // Query heads that share a key head are neighbours: they are rows of one product, and no key is repeated.
             let rows = int(c.n_heads / c.n_kv_heads) * ar;
             let q = call(b, Op::PermuteCopy, args![q, Arg::ints(&[0, 2, 1, 3])])?;
@@ -386,6 +397,41 @@ impl Build<'_> {
             call(b, Op::ViewCopy, args![out, Arg::ints(&[1, ar, heads * head])])
         })?;
         Ok((self.linear(b, "o_proj", out, c.dim, c.q_dim(), c.o_bias)?, k, v))
+    }
+
+    /// Attention of queries `[1, n, H, D]` head by head, and the heads side by side.
+    fn by_heads(
+        &self,
+        b: &mut GraphBuilder<'_>,
+        q: ValueId,
+        keys: ValueId,
+        values: ValueId,
+        mask: ValueId,
+        shape: Shape,
+    ) -> Result<ValueId, ModelError> {
+        let c = self.config;
+        let (kv_heads, head) = (int(c.n_kv_heads), int(c.head_dim));
+        let (ar, context) = (int(shape.ar), int(shape.ar + shape.past));
+        let q = call(b, Op::MulScalar, args![q, 1.0 / (c.head_dim as f64).sqrt()])?;
+        let keys = call(b, Op::ViewCopy, args![keys, Arg::ints(&[kv_heads, head, context])])?;
+        let values = call(b, Op::ViewCopy, args![values, Arg::ints(&[kv_heads, context, head])])?;
+        let mut heads = Vec::with_capacity(c.n_heads);
+        for h in 0..c.n_heads {
+            heads.push(b.scope(&format!("head.{h}"), |b| {
+                let (at, of_kv) = (int(h), int(h / (c.n_heads / c.n_kv_heads)));
+                let q = call(b, Op::SliceCopy, args![q, 2i64, at, at + 1])?;
+                let q = call(b, Op::ViewCopy, args![q, Arg::ints(&[1, ar, head])])?;
+                let keys = call(b, Op::SliceCopy, args![keys, 0i64, of_kv, of_kv + 1])?;
+                let scores = call(b, Op::Bmm, args![q, keys])?;
+                let scores = call(b, Op::ViewCopy, args![scores, Arg::ints(&[1, 1, ar, context])])?;
+                let scores = call(b, Op::Add, args![scores, mask])?;
+                let weights = call(b, Op::Softmax, args![scores, -1i64, false])?;
+                let weights = call(b, Op::ViewCopy, args![weights, Arg::ints(&[1, ar, context])])?;
+                let values = call(b, Op::SliceCopy, args![values, 0i64, of_kv, of_kv + 1])?;
+                call(b, Op::Bmm, args![weights, values])
+            })?);
+        }
+        call(b, Op::Cat, [Arg::tensors(&heads), 2i64.into()])
     }
 
     /// New rows `[1, n, Hkv, D]` with their dimensions in `order`, and behind what is past.

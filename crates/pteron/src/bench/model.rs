@@ -44,6 +44,8 @@ pub struct ModelPlan {
     pub max_memory: Option<u64>,
     /// Most element operations of one call; no limit if `None`.
     pub max_operations: Option<u64>,
+    /// [`LoadOptions::qnn_sdk`].
+    pub qnn_sdk: Option<PathBuf>,
 }
 
 /// A prompt, or tokens one by one, measured some times. Fields that llama-bench has are named as there.
@@ -306,7 +308,7 @@ impl Loaded {
             max_memory: plan.max_memory,
             max_operations: plan.max_operations,
             methods,
-            qnn_sdk: None,
+            qnn_sdk: plan.qnn_sdk.clone(),
         };
         let file_bytes = file.file_bytes();
         let program = file.load(&options)?;

@@ -82,6 +82,7 @@ fn model(a: &BenchModelArgs) -> Done {
         profile: a.profile || a.profile_trace.is_some(),
         max_memory: a.limits.max_memory,
         max_operations: a.limits.max_operations,
+        qnn_sdk: a.qnn.qnn_sdk.clone(),
     };
     let measured = bench::model(path, &plan)?;
     if let Some(to) = &a.profile_trace {

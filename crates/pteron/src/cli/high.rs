@@ -122,7 +122,7 @@ pub(crate) fn run_load(a: &RunArgs) -> Result<LoadOptions, Failure> {
 }
 
 pub(crate) fn eval_load(a: &EvalArgs) -> Result<LoadOptions, Failure> {
-    Ok(LoadOptions { threads: threads(a.cpu_threads)?, ..LoadOptions::default() })
+    Ok(LoadOptions { threads: threads(a.cpu_threads)?, qnn_sdk: a.qnn.qnn_sdk.clone(), ..LoadOptions::default() })
 }
 
 pub(crate) fn exec_load(a: &ExecArgs) -> Result<LoadOptions, Failure> {
@@ -289,6 +289,7 @@ pub(super) fn qnn(export: &ExportArgs) -> Result<Option<pteron::QnnOptions>, Fai
         },
         prefill_ar_len: a.prefill_ar_len,
         num_sharding: a.num_sharding,
+        single_heads: a.use_qnn_sha,
         linear: match a.qnn_linear {
             QnnLinearArg::Conv2d => pteron::qnn::lower::LinearForm::Conv2d,
             QnnLinearArg::FullyConnected => pteron::qnn::lower::LinearForm::FullyConnected,

@@ -341,6 +341,8 @@ pub(super) struct EvalArgs {
     /// State file that `pteron calibrate -kv --use-sdpa-with-kv-cache` wrote, in the place of --calibration-data
     #[arg(long, value_name = "FILE", conflicts_with = "calibration_data", help_heading = "Calibration")]
     pub(super) calibration_state: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) qnn: QnnArgs,
 }
 
 /// `pteron sensitivity`.
@@ -627,6 +629,8 @@ pub(super) struct BenchModelArgs {
     pub(super) mib: Option<usize>,
     #[command(flatten)]
     pub(super) limits: LimitArgs,
+    #[command(flatten)]
+    pub(super) qnn: QnnArgs,
 }
 
 /// `pteron bench export`.

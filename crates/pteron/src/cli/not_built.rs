@@ -21,7 +21,6 @@ const PREQ: &str = "checkpoints that are already quantized";
 const COREML: &str = "the Core ML backend";
 const VULKAN: &str = "the Vulkan backend";
 const OPENVINO: &str = "the OpenVINO backend";
-const QNN: &str = "the Qualcomm (QNN) backend";
 const VGF: &str = "the VGF backend";
 const TORCHAO: &str = "torchao's ARM kernels";
 const PROFILE: &str = "profiling of the export";
@@ -73,8 +72,7 @@ const FLAGS: &[NotBuilt] = &[
     flag("use-torchao-kernels", TORCHAO),
     flag("use-torchao-kernels-linear", TORCHAO),
     flag("use-torchao-kernels-tied-embedding", TORCHAO),
-    flag("use-qnn-sha", QNN),
-    flag("optimized-rotation-path", QNN),
+    flag("optimized-rotation-path", "SpinQuant's rotations"),
     flag("use-moe-quantized-op", "the fused mixture-of-experts operator"),
     flag("fairseq2", "checkpoints of fairseq2"),
     flag("checkpoint-dir", "checkpoints in several Meta shards"),

@@ -21,6 +21,8 @@ use crate::quantize;
 
 /// What stands before a layer's number in its module path.
 const LAYERS: &str = "model.layers.";
+/// Tokens of a call of the form that is measured.
+const MEASURED_BLOCK: usize = 128;
 
 /// The methods of a program for Qualcomm's tensor processors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -56,6 +58,8 @@ pub struct QnnOptions {
     pub soc: Soc,
     /// Shards of layers, each in a context of its own; 0 and 1 are one context.
     pub num_sharding: usize,
+    /// Each head of attention has products of its own.
+    pub single_heads: bool,
     /// The operator that linear layers become.
     pub linear: LinearForm,
     /// How the processor is clocked.
@@ -82,6 +86,7 @@ impl QnnOptions {
             prefill_ar_len: 32,
             soc,
             num_sharding: 0,
+            single_heads: false,
             linear: LinearForm::default(),
             performance_mode: PerformanceMode::Burst,
             optimization: Optimization::default(),
@@ -172,6 +177,7 @@ impl Exporter<'_> {
             dtype: self.options.dtype,
             max_context_length: self.options.max_context_length,
             prefill_ar_len: (q.mode == QnnMode::Hybrid).then_some(q.prefill_ar_len),
+            single_heads: q.single_heads,
             tokens: self.options.tokens.clone(),
             metadata: self.options.metadata.clone(),
         }
@@ -190,6 +196,21 @@ impl Exporter<'_> {
         let longest = options.max_context_length.max(window);
         let options = StaticOptions { max_context_length: longest, prefill_ar_len: None, ..options };
         Ok(build_static_calibration(config, weights, &options, window)?)
+    }
+
+    /// The form that is measured, over windows of `window` tokens: blocks of many tokens, whatever the program's methods take.
+    pub(super) fn static_measured(
+        &self,
+        q: &QnnOptions,
+        config: &ModelConfig,
+        weights: &CheckpointWeights<'_>,
+        window: usize,
+    ) -> Result<Module, Error> {
+        let block = window.clamp(2, MEASURED_BLOCK);
+        // A block of its own length needs a column of the past beside it.
+        let max_context_length = window.next_multiple_of(block) + 1;
+        let options = StaticOptions { prefill_ar_len: Some(block), max_context_length, ..self.static_options(q) };
+        Ok(build_static(config, weights, &options)?)
     }
 
     /// The static form that is exported.

@@ -198,7 +198,12 @@ impl Exporter<'_> {
             None => None,
         };
         // The float model has a float cache.
+        let measured = match (&self.qnn, window) {
+            (Some(q), Some(window)) if probe.is_some() => Some(self.static_measured(q, config, weights, window)?),
+            _ => None,
+        };
         let float = match (window, self.options.quantize_kv_cache) {
+            _ if measured.is_some() => measured.clone(),
             (Some(window), true) => {
                 let options = BuildOptions { quantize_kv_cache: false, ..self.twin_options(window) };
                 Some(build(config, weights, &options)?)
@@ -213,6 +218,7 @@ impl Exporter<'_> {
             data: data.as_ref(),
             state: state.as_ref(),
             probe,
+            measured,
             evaluation: self.evaluation,
             threads: host::default_threads(),
             lpbq_grid: self.qnn.is_some(),
@@ -330,10 +336,6 @@ impl Exporter<'_> {
     ) -> Result<(Option<Probe>, Option<String>), Error> {
         if !self.evaluation.enabled {
             return Ok((None, Some("--no-evaluation".to_owned())));
-        }
-        if self.qnn.is_some() {
-            let why = "the static form has no method for texts of any length";
-            return Ok((None, Some(why.to_owned())));
         }
         let held_back = data.map(|d| &d.held_back).or(state.map(|s| &s.header.held_back)).filter(|h| !h.is_empty());
         if let Some(windows) = held_back {

@@ -258,6 +258,9 @@ pub(in crate::cli) struct QnnExportArgs {
     /// Shards of layers, each in a context of its own
     #[arg(long, value_name = "N", default_value_t = 0, requires = "qnn")]
     pub(in crate::cli) num_sharding: usize,
+    /// Compute attention head by head
+    #[arg(long, requires = "qnn")]
+    pub(in crate::cli) use_qnn_sha: bool,
     /// Operator of linear layers
     #[arg(long, value_enum, default_value = "conv2d", requires = "qnn")]
     pub(in crate::cli) qnn_linear: QnnLinearArg,
