@@ -1,11 +1,11 @@
 """Measures every quantization scheme on one model, and renders docs/accuracy.md's table.
 
-usage: python3 tools/accuracy.py measure PTERON CHECKPOINT --calibration TEXT --text TEXT --work DIR [--rows A,B] [--tokens N]
-                                 [--windows N] [--decode N] [--jobs N]
+usage: python3 tools/accuracy.py measure PTERON CHECKPOINT --calibration TEXT --text TEXT --work DIR [--rows 'A;B'] [--tokens N]
+                                 [--windows N] [--window N] [--decode N] [--jobs N]
        python3 tools/accuracy.py render DIR/results.json
 
 `measure` exports the checkpoint by each scheme as it would be shipped, evaluates the program against the float checkpoint
-(--tokens of the text in windows of 512), and times a prompt and single tokens (--decode). --jobs N measures N rows side by side,
+(--tokens of the text in windows of --window), and times a prompt and single tokens (--decode). --jobs N measures N rows side by side,
 each on processors of its own; speeds are measured afterwards, one program at a time on all processors. Each row is a file in DIR:
 a row that is there is not measured again, so that a run can be cut off and taken up. All rows together stand in results.json,
 which is written anew after each; where Pteron refuses a scheme for the model, the row says why. With --decode 0, for a machine that does other things as well, no time is shown. `render` prints
@@ -23,7 +23,6 @@ import subprocess
 import sys
 import time
 
-WINDOW = 512
 FORM = ["-kv", "--use-sdpa-with-kv-cache"]
 RECIPES = pathlib.Path(__file__).resolve().parent / "recipes"
 
@@ -118,7 +117,7 @@ def program_of(a, name, cpus):
     """Calibrates and exports; the row as far as it is known then."""
     flags, learns = ROWS[name]
     flags, row = list(flags), {"name": name, "flags": flags, "learns": learns}
-    data = ["--calibration-data", a.calibration, "--calibration-limit", str(a.windows)]
+    data = ["--calibration-data", a.calibration, "--calibration-limit", str(a.windows), "--calibration-seq-length", str(a.window)]
     if learns == RANGES:
         state = file_of(a, name, ".state")
         found = json.loads(run([a.pteron, "calibrate", a.checkpoint, *FORM, *flags, *data, "-o", state, "--json"], cpus))
@@ -127,7 +126,7 @@ def program_of(a, name, cpus):
     elif learns == MOMENTS:
         flags = [*flags, *data]
     program = file_of(a, name, ".pte")
-    sizes = ["--max-seq-length", str(WINDOW + 1), "--max-context-length", str(WINDOW + 1)]
+    sizes = ["--max-seq-length", str(a.window + 1), "--max-context-length", str(a.window + 1)]
     export = [a.pteron, "export", a.checkpoint, "-o", program, *FORM, *sizes, "--generate-full-logits", "--bare"]
     gate = ["--no-evaluation"] if name != "float" else []
     started = time.monotonic()
@@ -143,8 +142,8 @@ def measure(a, name, cpus):
         return sensitivity(a, cpus)
     program, row = program_of(a, name, cpus)
     positions = file_of(a, name, ".csv")
-    evaluation = [a.pteron, "eval", program, "--text", a.text, "--tokenizer", a.checkpoint, "--window", str(WINDOW)]
-    evaluation += ["--windows", str(a.tokens // WINDOW), "--json", "--positions", positions]
+    evaluation = [a.pteron, "eval", program, "--text", a.text, "--tokenizer", a.checkpoint, "--window", str(a.window)]
+    evaluation += ["--windows", str(a.tokens // a.window), "--json", "--positions", positions]
     if name != "float":
         evaluation += ["--reference", a.checkpoint]
     started = time.monotonic()
@@ -158,8 +157,9 @@ def measure(a, name, cpus):
 def sensitivity(a, cpus):
     """Ranks the layers of a scheme that collapses, and finds which to leave float."""
     found = file_of(a, SENSITIVITY, ".toml")
-    data = ["--calibration-data", a.calibration, "--calibration-limit", str(a.windows)]
+    data = ["--calibration-data", a.calibration, "--calibration-limit", str(a.windows), "--calibration-seq-length", str(a.window)]
     command = [a.pteron, "sensitivity", a.checkpoint, *pt2e(SENSITIVE), *data, "--text", a.text, "--windows", "2", "--json"]
+    command += ["--window", str(min(a.window, 256))]
     command += ["--max-kl", str(a.max_kl), "-o", found]
     started = time.monotonic()
     result = json.loads(run(command, cpus))
@@ -173,7 +173,7 @@ def benchmark(a, row):
     program = file_of(a, row["name"], ".pte")
     if "evaluation" not in row or not program.exists():
         return
-    bench = [a.pteron, "bench", program, "-p", str(WINDOW), "-n", str(a.decode), "-r", "2", "-o", "json"]
+    bench = [a.pteron, "bench", program, "-p", str(a.window), "-n", str(a.decode), "-r", "2", "-o", "json"]
     row["bench"] = json.loads(run(bench))
     put(file_of(a, row["name"], ".json"), json.dumps(row))
     program.unlink()
@@ -206,7 +206,7 @@ def collect(a):
     pairs = [p for p in (paired(a, *pair) for pair in PAIRS) if p]
     found = {
         "version": run([a.pteron, "-V"]).strip(), "checkpoint": a.checkpoint.name, "processors": len(os.sched_getaffinity(0)),
-        "windows": a.windows, "tokens": a.tokens, "window": WINDOW, "rows": rows, "pairs": pairs,
+        "windows": a.windows, "tokens": a.tokens, "window": a.window, "rows": rows, "pairs": pairs,
     }
     put(a.work / "results.json", json.dumps(found, indent=1) + "\n")
     return rows
@@ -339,7 +339,8 @@ def main():
     m.add_argument("--work", required=True, type=pathlib.Path)
     m.add_argument("--rows", help="names of rows with semicolons between them; all of them if not given")
     m.add_argument("--tokens", type=int, default=32768)
-    m.add_argument("--windows", type=int, default=64, help="windows of 512 tokens to calibrate with")
+    m.add_argument("--windows", type=int, default=64, help="windows to calibrate with")
+    m.add_argument("--window", type=int, default=512, help="tokens of a window")
     m.add_argument("--decode", type=int, default=32)
     m.add_argument("--jobs", type=int, default=1, help="rows that are measured side by side")
     m.add_argument("--max-kl", type=float, default=0.1, help="divergence that the recipe of `sensitivity` must keep")
