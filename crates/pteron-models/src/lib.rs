@@ -44,8 +44,8 @@ mod synthetic;
 mod weights;
 
 pub use build::{
-    CALIBRATE_FORWARD, KV_FORWARD, MASKED, PREFILL_FORWARD, build, build_static, build_static_calibration,
-    build_static_mutable,
+    CALIBRATE_FORWARD, KV_FORWARD, MASKED, PREFILL_FORWARD, SLIDING_WINDOW, build, build_static,
+    build_static_calibration, build_static_mutable,
 };
 pub use config::{Architecture, ConfigFormat, ModelConfig, RopeConfig, RopeScaling};
 pub use error::ModelError;

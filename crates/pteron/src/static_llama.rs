@@ -6,6 +6,7 @@ use pteron_llm::runner::DecoderError;
 use pteron_llm::static_llama::{
     Element, KV_FORWARD, LogitsCode, PREFILL_FORWARD, Port, StaticForm, StaticLlama, StaticMethod, StaticProgram,
 };
+use pteron_models::SLIDING_WINDOW;
 use pteron_program::{InputSlot, OutputSlot};
 use pteron_tensor::{AlignedBytes, DType, Tensor};
 
@@ -90,6 +91,15 @@ fn logits_code(program: &Program) -> Option<LogitsCode> {
     Some(LogitsCode { scale, zero_point })
 }
 
+/// What the constant methods say of sliding windows.
+pub(crate) fn window(module: &pteron_ir::Module) -> Option<usize> {
+    let methods = crate::program::constant_methods(module);
+    match methods.get(SLIDING_WINDOW).and_then(|v| v.first()) {
+        Some(ConstantValue::Int(window)) => usize::try_from(*window).ok().filter(|w| *w > 0),
+        _ => None,
+    }
+}
+
 impl StaticDecoder {
     /// The static Llama of a program's prepared methods; `None` if it is none.
     ///
@@ -114,7 +124,7 @@ impl StaticDecoder {
         }
         let mut forms = forms.into_iter();
         let Some(decode) = forms.next() else { return Ok(None) };
-        let llama = StaticLlama::new(decode, forms.next(), logits_code(program));
+        let llama = StaticLlama::new(decode, forms.next(), logits_code(program), window(program.module()));
         let llama = llama.map_err(|e| not_text(KV_FORWARD, e.to_string()))?;
         Ok(Some(StaticDecoder { llama, places }))
     }

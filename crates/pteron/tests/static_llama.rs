@@ -182,12 +182,58 @@ fn a_context_that_does_not_fit_is_refused() {
         "option `prefill_ar_len`: found 40, expected an integer from 2 to 39 (less than max_context_length)"
     );
     assert!(refused(&StaticOptions { max_context_length: 1, ..options(None) }).contains("at least 2"));
-    let mistral = ModelConfig::from_hf(&serde_json::json!({
-        "architectures": ["MistralForCausalLM"], "model_type": "mistral", "vocab_size": 32, "hidden_size": 16,
-        "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
-        "sliding_window": 16, "rms_norm_eps": 1e-5, "hidden_act": "silu", "max_position_embeddings": 64
+}
+
+/// A model whose layers see the last six tokens.
+fn windowed() -> ModelConfig {
+    ModelConfig::from_hf(&serde_json::json!({
+        "architectures": ["MistralForCausalLM"], "model_type": "mistral", "vocab_size": VOCABULARY, "hidden_size": 48,
+        "intermediate_size": 96, "num_hidden_layers": LAYERS, "num_attention_heads": 6, "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "hidden_act": "silu", "sliding_window": 6, "bos_token_id": 1, "eos_token_id": 2
     }))
-    .unwrap();
-    let error = build_static(&mistral, &weights, &options(None)).unwrap_err().to_string();
-    assert!(error.contains("no sliding window"), "{error}");
+    .unwrap()
+}
+
+#[test]
+fn windows_and_single_heads_give_the_ordinary_models_logits() {
+    let weights = SyntheticWeights::new(7);
+    let mut numbers = Numbers::new(11);
+    let tokens: Vec<i64> = (0..30).map(|_| numbers.below(VOCABULARY as u64) as i64).collect();
+    for (config, single_heads) in [(windowed(), false), (config(true), true), (windowed(), true)] {
+        let full = BuildOptions { full_logits: true, ..BuildOptions::default() };
+        let ordinary = build(&config, &weights, &full).unwrap();
+        let mut session = Session::new(Arc::new(ordinary), &SessionOptions::with_threads(2)).unwrap();
+        let ids = Tensor::of(&[1, tokens.len()], &tokens).unwrap();
+        let inputs = [ValueRef::Tensor(ids.view())];
+        let outputs = session.run("forward", &inputs).unwrap();
+        let expected = outputs.tensor(0).unwrap().to_f64_vec();
+        let same = |what: &str, found: &[f64]| {
+            if let Err(e) = Tolerance::REORDERED_MODEL_F32.check(&expected, found) {
+                panic!("{what}, windows {:?}, single heads {single_heads}: {e}", config.windows);
+            }
+        };
+        let options = StaticOptions { single_heads, ..options(Some(8)) };
+        let module = build_static(&config, &weights, &options).unwrap();
+        let program = Program::from_module("static", module, &LoadOptions::default()).unwrap();
+        let mut decoder = ProgramDecoder::new(program, "forward").unwrap();
+        let mut found = logits(&mut decoder, &tokens[..21], 0);
+        for (at, token) in tokens.iter().enumerate().skip(21) {
+            found.extend(logits(&mut decoder, &[*token], at));
+        }
+        same("hybrid", &found);
+        let module = build_static_mutable(&config, &weights, &options).unwrap();
+        let program = Program::from_module("mutable", module, &LoadOptions::default()).unwrap();
+        let mut decoder = ProgramDecoder::new(program, "forward").unwrap();
+        let found: Vec<f64> =
+            tokens.iter().enumerate().flat_map(|(at, token)| logits(&mut decoder, &[*token], at)).collect();
+        same("mutable", &found);
+    }
+}
+
+#[test]
+fn windows_of_two_lengths_are_refused() {
+    let config = ModelConfig { windows: vec![Some(6), Some(9)], ..windowed() };
+    let error = build_static(&config, &SyntheticWeights::new(7), &options(None)).unwrap_err().to_string();
+    assert!(error.contains("windows of 6 and 9 tokens"), "{error}");
 }

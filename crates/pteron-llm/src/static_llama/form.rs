@@ -76,7 +76,7 @@ pub(super) struct CacheShape {
 }
 
 /// What a method of a static Llama takes: tokens `[1, n]`, a mask over `context` columns for each of them, their positions
-/// `[1, n]`, and for each layer the keys, then for each layer the values, of `context - n` columns; old programs have one
+/// `[1, n]` (before them, where layers have a sliding window, a second mask), and for each layer the keys, then for each layer the values, of `context - n` columns; old programs have one
 /// of each for every head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaticForm {
@@ -87,11 +87,10 @@ pub struct StaticForm {
     pub(super) context: usize,
     pub(super) vocab: usize,
     pub(super) mask: Element,
+    /// The mask of layers with a sliding window, if there is one.
+    pub(super) window_mask: Option<Element>,
     pub(super) caches: Vec<CacheShape>,
 }
-
-/// Inputs before the caches: tokens, mask, positions.
-pub(super) const LEADING: usize = 3;
 
 fn wrong(method: &StaticMethod, what: String) -> StaticError {
     StaticError::Method { method: method.name.clone(), what }
@@ -121,7 +120,13 @@ impl StaticForm {
     /// # Errors
     /// [`StaticError::Method`] if it begins as one and then is none.
     pub fn of(method: StaticMethod) -> Result<Option<StaticForm>, StaticError> {
-        let [tokens, mask, positions, caches @ ..] = method.inputs.as_slice() else { return Ok(None) };
+        let (tokens, mask, window_mask, positions, caches) = match method.inputs.as_slice() {
+            [tokens, mask, second, positions, caches @ ..] if !second.element.is_integer() => {
+                (tokens, mask, Some(second), positions, caches)
+            }
+            [tokens, mask, positions, caches @ ..] => (tokens, mask, None, positions, caches),
+            _ => return Ok(None),
+        };
         let is_static = tokens.element.is_integer() && positions.element.is_integer() && !mask.element.is_integer();
         if caches.is_empty() || !is_static {
             return Ok(None);
@@ -134,6 +139,10 @@ impl StaticForm {
             ([1, n], Some(&context)) if *n > 0 && context > *n => (*n, context),
             (shape, _) => return Err(wrong(&method, format!("tokens of shape {shape:?} and a mask {:?}", mask.shape))),
         };
+        if let Some(other) = window_mask.filter(|m| m.shape != mask.shape) {
+            let what = format!("masks {:?} and {:?}, expected masks of one shape", mask.shape, other.shape);
+            return Err(wrong(&method, what));
+        }
         if mask.numel() != ar_len.checked_mul(context) || positions.numel() != Some(ar_len) {
             let what = format!(
                 "a mask {:?} and positions {:?}, expected {ar_len} rows of {context} and {ar_len} positions",
@@ -164,8 +173,13 @@ impl StaticForm {
             })
         });
         let caches = shapes.collect::<Result<_, _>>()?;
-        let mask = mask.element;
-        Ok(Some(StaticForm { ar_len, context, vocab, mask, caches, method }))
+        let (mask, window_mask) = (mask.element, window_mask.map(|m| m.element));
+        Ok(Some(StaticForm { ar_len, context, vocab, mask, window_mask, caches, method }))
+    }
+
+    /// Inputs before the caches: tokens, one mask or two, positions.
+    pub(super) fn leading(&self) -> usize {
+        3 + usize::from(self.window_mask.is_some())
     }
 
     /// Tokens of a call.

@@ -10,7 +10,7 @@ mod form;
 pub use form::{Element, Port, StaticForm, StaticMethod};
 
 use crate::runner::DecoderError;
-use form::{CacheShape, LEADING};
+use form::CacheShape;
 
 /// The method for one token.
 pub const KV_FORWARD: &str = "kv_forward";
@@ -49,6 +49,14 @@ pub enum StaticError {
         method: String,
         /// Width of a code.
         bits: usize,
+    },
+    /// A mask for sliding windows of unknown length.
+    #[error(
+        "method `{method}` takes a mask for sliding windows, and the program does not say how long they are (get_sliding_window)"
+    )]
+    NoWindow {
+        /// The method.
+        method: String,
     },
     /// A position that was not reached, or one past the context.
     #[error(
@@ -157,6 +165,8 @@ pub struct StaticLlama {
     prefill: Option<StaticForm>,
     update: CacheUpdate,
     logits: Option<LogitsCode>,
+    /// Tokens that a layer with a sliding window sees.
+    window: usize,
     caches: Vec<Cache>,
     reached: usize,
     inputs: Vec<Vec<u8>>,
@@ -167,16 +177,21 @@ pub struct StaticLlama {
 const MASKED: f32 = -65535.0;
 
 impl StaticLlama {
-    /// A conversation without tokens. `prefill`, if there is one, takes more tokens a call than `decode`.
+    /// A conversation without tokens. `prefill`, if there is one, takes more tokens a call than `decode`; `window` is what
+    /// `get_sliding_window` says.
     ///
     /// # Errors
-    /// [`StaticError::Pair`] or [`StaticError::NoLogitsScale`].
+    /// [`StaticError::Pair`], [`StaticError::NoLogitsScale`] or [`StaticError::NoWindow`].
     pub fn new(
         decode: StaticForm,
         prefill: Option<StaticForm>,
         logits: Option<LogitsCode>,
+        window: Option<usize>,
     ) -> Result<StaticLlama, StaticError> {
         for form in std::iter::once(&decode).chain(&prefill) {
+            if form.window_mask.is_some() && window.is_none() {
+                return Err(StaticError::NoWindow { method: form.method.name.clone() });
+            }
             let element = form.method.outputs.first().map_or(Element::F32, |p| p.element);
             if element != Element::F32 && logits.is_none() {
                 let (method, bits) = (form.method.name.clone(), element.bytes() * 8);
@@ -201,7 +216,7 @@ impl StaticLlama {
             }
         }
         // Caches of single heads, [1, head_dim, columns], are those of old programs.
-        let is_old = decode.method.inputs.iter().skip(LEADING).all(|p| p.shape.len() == 3);
+        let is_old = decode.method.inputs.iter().skip(decode.leading()).all(|p| p.shape.len() == 3);
         let update = if is_old { CacheUpdate::ShiftPointer } else { CacheUpdate::SmartMask };
         let context = decode.context;
         let cache = |shape: &CacheShape| Cache { shape: *shape, bytes: vec![0; shape.outer * shape.inner * context] };
@@ -211,6 +226,7 @@ impl StaticLlama {
             prefill,
             update,
             logits,
+            window: window.unwrap_or(usize::MAX),
             caches,
             reached: 0,
             inputs: Vec::new(),
@@ -292,12 +308,17 @@ impl StaticLlama {
             return Err(StaticError::Position { position, tokens, reached, context: form.context }.into());
         }
         let mut inputs = std::mem::take(&mut self.inputs);
-        inputs.resize_with(LEADING + self.caches.len(), Vec::new);
-        let [ids, mask, positions, caches @ ..] = inputs.as_mut_slice() else { return Ok(()) };
+        inputs.resize_with(form.leading() + self.caches.len(), Vec::new);
+        let (leading, caches) = inputs.split_at_mut(form.leading());
+        let [ids, masks @ .., positions] = leading else { return Ok(()) };
         let element = |at: usize| form.method.inputs.get(at).map_or(Element::I32, |p| p.element);
         integers(element(0), tokens.iter().copied().chain(std::iter::repeat(0)).take(form.ar_len), ids)?;
-        integers(element(2), (past as i64..).take(form.ar_len), positions)?;
-        self.mask(form, past, mask);
+        integers(element(form.leading() - 1), (past as i64..).take(form.ar_len), positions)?;
+        for (out, (element, window)) in
+            masks.iter_mut().zip([(Some(form.mask), usize::MAX), (form.window_mask, self.window)])
+        {
+            self.mask(form, element.unwrap_or(form.mask), window, past, out);
+        }
         for ((cache, shape), out) in self.caches.iter().zip(&form.caches).zip(caches) {
             out.resize(shape.outer * shape.columns * shape.inner, 0);
             fill_with_zero(shape.element, out);
@@ -331,18 +352,24 @@ impl StaticLlama {
         Ok(())
     }
 
-    /// A row for each token: the columns of the past, and of the call those up to the token's own.
-    fn mask(&self, form: &StaticForm, past: usize, out: &mut Vec<u8>) {
+    /// A row for each token: the columns of the past, and of the call those up to the token's own; of these the last `window`.
+    fn mask(&self, form: &StaticForm, element: Element, window: usize, past: usize, out: &mut Vec<u8>) {
         let columns = form.context - form.ar_len;
-        let open_past = match self.update {
-            CacheUpdate::SmartMask => 0..past,
-            CacheUpdate::ShiftPointer => columns - past..columns,
+        let first = match self.update {
+            CacheUpdate::SmartMask => 0,
+            CacheUpdate::ShiftPointer => columns - past,
         };
         out.clear();
         for row in 0..form.ar_len {
             for column in 0..form.context {
-                let open = open_past.contains(&column) || (columns..=columns + row).contains(&column);
-                match form.mask {
+                // The position of the token in this column, if it is one.
+                let position = match column {
+                    c if c >= columns => Some(past + c - columns),
+                    c if (first..first + past).contains(&c) => Some(c - first),
+                    _ => None,
+                };
+                let open = position.is_some_and(|p| p <= past + row && past + row - p < window);
+                match element {
                     Element::U8 => out.push(if open { u8::MAX } else { 0 }),
                     Element::U16 => out.extend((if open { u16::MAX } else { 0 }).to_le_bytes()),
                     Element::F32 | Element::I32 | Element::I64 => {

@@ -84,7 +84,7 @@ fn form(m: StaticMethod) -> StaticForm {
 fn llama(prefill: Option<usize>, update: CacheUpdate) -> StaticLlama {
     let prefill = prefill.map(|ar| form(method(PREFILL_FORWARD, ar)));
     let code = LogitsCode { scale: 0.5, zero_point: 10 };
-    let made = StaticLlama::new(form(method(KV_FORWARD, 1)), prefill, Some(code)).expect("they go together");
+    let made = StaticLlama::new(form(method(KV_FORWARD, 1)), prefill, Some(code), None).expect("they go together");
     made.with_update(update)
 }
 
@@ -151,9 +151,9 @@ fn masks_in_every_type() {
         m.inputs[1].element = element;
         let f = form(m);
         let code = Some(LogitsCode { scale: 1.0, zero_point: 0 });
-        let llama = StaticLlama::new(f.clone(), None, code).expect("one method");
+        let llama = StaticLlama::new(f.clone(), None, code, None).expect("one method");
         let mut out = Vec::new();
-        llama.mask(&f, 2, &mut out);
+        llama.mask(&f, f.mask, usize::MAX, 2, &mut out);
         out
     };
     let open = |columns: [bool; CONTEXT]| columns;
@@ -176,7 +176,7 @@ fn caches_of_single_heads_are_old() {
     m.inputs[4].shape = vec![1, CONTEXT - 1, DIM];
     m.outputs[2].shape = vec![1, 1, DIM];
     let code = Some(LogitsCode { scale: 1.0, zero_point: 0 });
-    let old = StaticLlama::new(form(m), None, code).expect("one method");
+    let old = StaticLlama::new(form(m), None, code, None).expect("one method");
     assert_eq!(old.update(), CacheUpdate::ShiftPointer);
 }
 
@@ -197,11 +197,39 @@ fn what_is_no_static_llama_is_told() {
     assert_eq!(StaticForm::of(text), Ok(None));
 
     let one = form(method(KV_FORWARD, 1));
-    let no_scale = StaticLlama::new(one.clone(), None, None).expect_err("codes without a scale").to_string();
+    let no_scale = StaticLlama::new(one.clone(), None, None, None).expect_err("codes without a scale").to_string();
     assert!(no_scale.contains("codes of 16 bits"), "{no_scale}");
     let code = Some(LogitsCode { scale: 1.0, zero_point: 0 });
     let mut other = method(PREFILL_FORWARD, 4);
     other.outputs[0].shape[2] = 9;
-    let pair = StaticLlama::new(one, Some(form(other)), code).expect_err("another vocabulary").to_string();
+    let pair = StaticLlama::new(one, Some(form(other)), code, None).expect_err("another vocabulary").to_string();
     assert!(pair.contains("vocabularies differ"), "{pair}");
+}
+
+#[test]
+fn a_sliding_window_has_a_mask_of_its_own() {
+    let windowed = |name: &str, ar: usize| {
+        let mut m = method(name, ar);
+        let second = m.inputs[1].clone();
+        m.inputs.insert(2, second);
+        form(m)
+    };
+    let code = Some(LogitsCode { scale: 1.0, zero_point: 0 });
+    let unknown = StaticLlama::new(windowed(KV_FORWARD, 1), None, code, None).expect_err("a window").to_string();
+    assert!(unknown.contains("get_sliding_window"), "{unknown}");
+    let f = windowed(PREFILL_FORWARD, 4);
+    let llama = |update| {
+        let made = StaticLlama::new(windowed(KV_FORWARD, 1), Some(f.clone()), code, Some(3));
+        made.expect("they go together").with_update(update)
+    };
+    let open = |update: CacheUpdate, window: usize| -> Vec<Vec<usize>> {
+        let mut out = Vec::new();
+        llama(update).mask(&f, Element::U8, window, 5, &mut out);
+        let row = |r: &[u8]| (0..CONTEXT).filter(|c| r[*c] == 255).collect();
+        out.chunks_exact(CONTEXT).map(row).collect()
+    };
+    // Five tokens of the past, four new ones in columns 8 to 11; each sees two before itself.
+    assert_eq!(open(CacheUpdate::SmartMask, 3), [vec![3, 4, 8], vec![4, 8, 9], vec![8, 9, 10], vec![9, 10, 11]]);
+    assert_eq!(open(CacheUpdate::ShiftPointer, 3)[0], [6, 7, 8]);
+    assert_eq!(open(CacheUpdate::SmartMask, usize::MAX)[0], [0, 1, 2, 3, 4, 8]);
 }

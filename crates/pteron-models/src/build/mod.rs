@@ -15,7 +15,7 @@ use crate::weights::Weights;
 use positions::Positions;
 
 pub use static_llama::{
-    CALIBRATE_FORWARD, KV_FORWARD, MASKED, PREFILL_FORWARD, build_static, build_static_calibration,
+    CALIBRATE_FORWARD, KV_FORWARD, MASKED, PREFILL_FORWARD, SLIDING_WINDOW, build_static, build_static_calibration,
     build_static_mutable,
 };
 

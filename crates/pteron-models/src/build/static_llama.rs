@@ -26,6 +26,9 @@ pub const PREFILL_FORWARD: &str = "prefill_forward";
 /// The graph that is calibrated: a text as a whole, without caches. It is no method of a program.
 pub const CALIBRATE_FORWARD: &str = "calibrate_forward";
 
+/// The constant method with the tokens that a layer with a sliding window sees, itself included.
+pub const SLIDING_WINDOW: &str = "get_sliding_window";
+
 /// What a mask holds where a token does not see another: the softmax of f32 scores gives zero there, and 16 bits still resolve
 /// the scores that are seen.
 pub const MASKED: f32 = -255.0;
@@ -62,11 +65,13 @@ enum Past {
 /// With `n` tokens a call (1, or `prefill_ar_len`), a context of `c` positions and caches of `c - n` columns, inputs are
 /// `tokens` i32 `[1, n]`, `atten_mask` f32 `[1, 1, n, c]` (0 where a token sees a column, [`MASKED`] where not; the last `n`
 /// columns are the call's tokens), `input_pos` i32 `[1, n]`, then for each layer `k_cache` `[1, Hkv, D, c - n]`, and for each
-/// layer `v_cache` `[1, Hkv, c - n, D]`. Outputs are logits `[1, n, vocab_size]`, for each layer the new keys
+/// layer `v_cache` `[1, Hkv, c - n, D]`. Where layers have a sliding window shorter than the context, a second mask
+/// `window_atten_mask` for them stands behind the first one, and the constant method [`SLIDING_WINDOW`] says how long the window
+/// is. Outputs are logits `[1, n, vocab_size]`, for each layer the new keys
 /// `[1, Hkv, D, n]`, and for each layer the new values `[1, Hkv, n, D]`.
 ///
 /// # Errors
-/// [`ModelError`] as of [`crate::build`]; a sliding window that is shorter than the context.
+/// [`ModelError`] as of [`crate::build`]; sliding windows of several lengths.
 pub fn build_static(
     config: &ModelConfig,
     weights: &dyn Weights,
@@ -121,7 +126,7 @@ pub fn build_static_mutable(
     let build = Build { config, options: &inner, weights };
     let mut module = Module::new(config.architecture.class_name());
     let mut b = GraphBuilder::new(&mut module, "forward");
-    let logits = build.mutable_forward(&mut b, options.single_heads)?;
+    let logits = build.mutable_forward(&mut b, options)?;
     b.finish(&[logits]);
     metadata::write(&mut module, config, &inner);
     Ok(module)
@@ -156,6 +161,9 @@ fn of_shapes(
         let mut b = GraphBuilder::new(&mut module, name);
         let outputs = build.static_forward(&mut b, Shape { single_heads: options.single_heads, ..*shape })?;
         b.finish(&outputs);
+        if let Some(window) = window(config, shape.ar + shape.past) {
+            module.set_metadata(SLIDING_WINDOW, vec![MetaValue::Int(int(window))]);
+        }
     }
     Ok(module)
 }
@@ -182,22 +190,34 @@ impl StaticOptions {
         if rows * config.vocab_size as u64 > MAX_ELEMENTS {
             return fail("prefill_ar_len", rows.to_string(), format!("logits of at most {MAX_ELEMENTS} elements"));
         }
-        if let Some(window) = config.windows.iter().flatten().find(|&&w| w < context) {
-            let expected = format!("at most {window}: the static methods have one mask, and no sliding window in it");
+        if let Some(shortest) = window(config, context)
+            && let Some(other) = config.windows.iter().flatten().find(|&&w| w < context && w != shortest)
+        {
+            let longest = shortest.max(*other);
+            let expected = format!(
+                "at most {longest}: the static methods have one mask for sliding windows, and this model has windows of \
+                 {shortest} and {other} tokens"
+            );
             return fail("max_context_length", context.to_string(), expected);
         }
         Ok(())
     }
 }
 
+/// The sliding window that is shorter than `context`, if a layer has one.
+fn window(config: &ModelConfig, context: usize) -> Option<usize> {
+    config.windows.iter().flatten().copied().find(|&w| w < context)
+}
+
 /// Attention of a layer: from its normed input to what it adds.
 type Attention<'a> =
     dyn FnMut(&Build<'_>, &mut GraphBuilder<'_>, usize, ValueId, Rotary) -> Result<ValueId, ModelError> + 'a;
 
-/// A mask f32 `[positions, positions]`: row `p` is 0 up to column `p` and [`MASKED`] behind it.
+/// A mask f32 `[positions, positions]`: row `p` is 0 at column `p` and the `window - 1` columns before it, [`MASKED`] elsewhere.
 #[derive(Debug)]
 struct CausalMask {
     shape: [usize; 2],
+    window: usize,
 }
 
 impl TensorSource for CausalMask {
@@ -214,7 +234,8 @@ impl TensorSource for CausalMask {
         let width = self.shape[1];
         for (row, out) in rows.zip(out.chunks_exact_mut((width * size_of::<f32>()).max(1))) {
             for (column, out) in out.chunks_exact_mut(size_of::<f32>()).enumerate() {
-                out.copy_from_slice(&if column <= row { 0.0f32 } else { MASKED }.to_le_bytes());
+                let seen = column <= row && row - column < self.window;
+                out.copy_from_slice(&if seen { 0.0f32 } else { MASKED }.to_le_bytes());
             }
         }
         Ok(())
@@ -238,7 +259,9 @@ impl Build<'_> {
         let c = self.config;
         let (ar, context) = (shape.ar, shape.ar + shape.past);
         let tokens = b.input("tokens", TensorType::fixed(DType::I32, &[1, ar]));
-        let mask = b.input("atten_mask", TensorType::fixed(self.options.dtype, &[1, 1, ar, context]));
+        let mask_type = TensorType::fixed(self.options.dtype, &[1, 1, ar, context]);
+        let mask = b.input("atten_mask", mask_type.clone());
+        let window_mask = window(c, context).map(|_| b.input("window_atten_mask", mask_type));
         let pos = b.input("input_pos", TensorType::fixed(DType::I32, &[1, ar]));
         let mut caches = |prefix: &str, sizes: [usize; 4]| -> Vec<ValueId> {
             let ty = TensorType::fixed(self.options.dtype, &sizes);
@@ -252,6 +275,7 @@ impl Build<'_> {
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         let logits = self.layers(b, tokens, pos, ar, &mut |build, b, layer, x, rotary| {
             let past = [past(&k_caches, layer), past(&v_caches, layer)];
+            let mask = self.mask_of(layer, context, mask, window_mask);
             let (out, k, v) = build.static_attention(b, x, rotary, mask, past, pos, shape)?;
             keys.push(k);
             values.push(v);
@@ -261,17 +285,22 @@ impl Build<'_> {
     }
 
     /// The logits of one token.
-    fn mutable_forward(&self, b: &mut GraphBuilder<'_>, single_heads: bool) -> Result<ValueId, ModelError> {
+    fn mutable_forward(&self, b: &mut GraphBuilder<'_>, options: &StaticOptions) -> Result<ValueId, ModelError> {
         let (c, context) = (self.config, self.options.max_context_length);
         let tokens = b.input("tokens", TensorType::fixed(DType::I64, &[1, 1]));
         let pos = b.input("input_pos", TensorType::fixed(DType::I64, &[1]));
-        let mask = b.scope("mask", |b| {
-            let table = self.shared_table(b, CausalMask { shape: [context, context] });
-            let row = call(b, Op::Index, [table.into(), Arg::tensors(&[pos])])?;
-            call(b, Op::ViewCopy, args![row, Arg::ints(&[1, 1, 1, int(context)])])
-        })?;
-        let shape = Shape { single_heads, ..Shape::new(1, context - 1) };
-        let logits = self.layers(b, tokens, pos, 1, &mut |build, b, _, x, rotary| {
+        let mut rows = |name: &str, window: usize| {
+            b.scope(name, |b| {
+                let table = self.shared_table(b, CausalMask { shape: [context, context], window });
+                let row = call(b, Op::Index, [table.into(), Arg::tensors(&[pos])])?;
+                call(b, Op::ViewCopy, args![row, Arg::ints(&[1, 1, 1, int(context)])])
+            })
+        };
+        let mask = rows("mask", context)?;
+        let window_mask = window(c, context).map(|w| rows("window_mask", w)).transpose()?;
+        let shape = Shape { single_heads: options.single_heads, ..Shape::new(1, context - 1) };
+        let logits = self.layers(b, tokens, pos, 1, &mut |build, b, layer, x, rotary| {
+            let mask = build.mask_of(layer, context, mask, window_mask);
             let past = ["k_cache", "v_cache"].map(|name| {
                 let name = b.path_of(&format!("kv_cache.{name}"));
                 let ty = TensorType::fixed(build.options.dtype, &[context, c.n_kv_heads, c.head_dim]);
@@ -281,6 +310,12 @@ impl Build<'_> {
             Ok(build.static_attention(b, x, rotary, mask, past, pos, shape)?.0)
         })?;
         b.scope("lm_head", |b| call(b, Op::ViewCopy, args![logits, Arg::ints(&[1, int(c.vocab_size)])]))
+    }
+
+    /// The mask of a layer.
+    fn mask_of(&self, layer: usize, context: usize, mask: ValueId, window_mask: Option<ValueId>) -> ValueId {
+        let is_windowed = self.config.windows.get(layer).is_some_and(|w| w.is_some_and(|w| w < context));
+        window_mask.filter(|_| is_windowed).unwrap_or(mask)
     }
 
     /// From tokens to logits, with `attention` for that of each layer.

@@ -70,17 +70,20 @@ pub(crate) enum Passes {
     One,
 }
 
-/// Inputs of static Llama's calibration graph: tokens, a causal mask, positions.
-fn static_inputs(tokens: &[u32]) -> Result<Vec<Value>, pteron_tensor::ViewError> {
+/// Inputs of static Llama's calibration graph: tokens, a causal mask, that of a sliding window where layers have one, positions.
+fn static_inputs(tokens: &[u32], window: Option<usize>) -> Result<Vec<Value>, pteron_tensor::ViewError> {
     let n = tokens.len();
     let ids: Vec<i32> = tokens.iter().map(|&t| i32::try_from(t).unwrap_or(i32::MAX)).collect();
-    let mask: Vec<f32> = (0..n * n).map(|i| if i % n <= i / n { 0.0 } else { MASKED }).collect();
+    let mask = |window: usize| -> Result<Value, pteron_tensor::ViewError> {
+        let seen = |row: usize, column: usize| column <= row && row - column < window;
+        let mask: Vec<f32> = (0..n * n).map(|i| if seen(i / n, i % n) { 0.0 } else { MASKED }).collect();
+        Ok(Value::Tensor(Tensor::of(&[1, 1, n, n], &mask)?))
+    };
     let positions: Vec<i32> = (0..n).map(|i| i32::try_from(i).unwrap_or(i32::MAX)).collect();
-    Ok(vec![
-        Value::Tensor(Tensor::of(&[1, n], &ids)?),
-        Value::Tensor(Tensor::of(&[1, 1, n, n], &mask)?),
-        Value::Tensor(Tensor::of(&[1, n], &positions)?),
-    ])
+    let mut inputs = vec![Value::Tensor(Tensor::of(&[1, n], &ids)?), mask(n)?];
+    inputs.extend(window.map(mask).transpose()?);
+    inputs.push(Value::Tensor(Tensor::of(&[1, n], &positions)?));
+    Ok(inputs)
 }
 
 /// A float module with windows to run through it.
@@ -110,7 +113,8 @@ impl Feed<'_> {
     fn inputs(&self, tokens: &[u32]) -> Result<Vec<Value>, Error> {
         let wrong = |e: pteron_tensor::ViewError| Error::Calibration { reason: e.to_string() };
         if self.module.graphs.first().is_some_and(|g| g.name == CALIBRATE_FORWARD) {
-            return static_inputs(tokens).map_err(wrong);
+            let window = crate::static_llama::window(self.module);
+            return static_inputs(tokens, window).map_err(wrong);
         }
         let ids: Vec<i64> = tokens.iter().map(|&t| i64::from(t)).collect();
         let mut inputs = vec![Value::Tensor(Tensor::of(&[1, ids.len()], &ids).map_err(wrong)?)];
