@@ -39,16 +39,18 @@ struct Subject {
     tokenizer: PathBuf,
     prompt: &'static str,
     recipe: &'static str,
+    change: fn(&mut QnnOptions),
 }
 
 impl Subject {
-    /// The bundled model.
-    fn glass(recipe: &'static str) -> Subject {
+    /// The bundled model; `change` makes its options others than the default.
+    fn glass(recipe: &'static str, change: fn(&mut QnnOptions)) -> Subject {
         let folder = with_glass();
         let checkpoint = folder.path().join("glass-en");
         let tokenizer = checkpoint.join("tokenizer.json");
         let text: Vec<String> = support::golden().into_iter().map(|(prompt, _, text)| prompt + &text).collect();
-        Subject { folder, checkpoint, tokenizer, prompt: "Alice was beginning to", recipe }.calibrated(&text.join("\n"))
+        let prompt = "Alice was beginning to";
+        Subject { folder, checkpoint, tokenizer, prompt, recipe, change }.calibrated(&text.join("\n"))
     }
 
     /// llama2.c's smallest model.
@@ -58,12 +60,13 @@ impl Subject {
         let text = golden["text"].as_str().unwrap().replace("<0x0A>", "\n");
         let (checkpoint, tokenizer) = (fixture("llama2c/stories260K.bin"), fixture("llama2c/tok512.bin"));
         let folder = tempfile::tempdir().unwrap();
-        Subject { folder, checkpoint, tokenizer, prompt: "Once upon a time", recipe }.calibrated(&text)
+        let prompt = "Once upon a time";
+        Subject { folder, checkpoint, tokenizer, prompt, recipe, change: |_| () }.calibrated(&text)
     }
 
     fn exporter(&self, mode: QnnMode, sdk: Option<&Path>) -> Exporter<'static> {
         let soc = Soc::by_name(DEFAULT_SOC).unwrap();
-        let options = QnnOptions {
+        let mut options = QnnOptions {
             mode,
             prefill_ar_len: BLOCK,
             on_cpu: sdk.is_none(),
@@ -71,6 +74,7 @@ impl Subject {
             sdk: sdk.map(Path::to_owned),
             ..QnnOptions::new(soc)
         };
+        (self.change)(&mut options);
         Exporter::open(&self.checkpoint)
             .unwrap()
             .tokenizer(&self.tokenizer)
@@ -156,7 +160,7 @@ fn same_tokens(what: &str, first: &mut ProgramDecoder, second: &mut ProgramDecod
 /// off by a step in each layer (with 4-bit weights per channel by about ten), which turns some 8-bit codes of keys and values.
 const NEAR: f64 = 0.04;
 
-fn check(test: &str, subject: impl FnOnce() -> Subject) {
+fn check(test: &str, contexts: usize, subject: impl FnOnce() -> Subject) {
     let Some(sdk) = qnn_libraries(test, QNN_RELEASES[0]) else { return };
     let subject = subject();
     let prompt = subject.prompt();
@@ -166,9 +170,9 @@ fn check(test: &str, subject: impl FnOnce() -> Subject) {
         let (mut cpu, _) = subject.export(mode, None);
         let (mut emulator, report) = subject.export(mode, Some(&sdk));
         let qnn = report.qnn.unwrap();
-        assert_eq!((qnn.outside, qnn.contexts.len()), (0, 1), "{}", qnn.table);
-        assert_eq!(qnn.contexts[0].graphs, graphs);
-        assert!(graphs.iter().all(|g| qnn.nodes.iter().any(|n| n.method == *g && n.delegate == Some(0))));
+        assert_eq!((qnn.outside, qnn.contexts.len()), (0, contexts), "{}", qnn.table);
+        assert!(qnn.contexts.iter().all(|c| c.graphs == graphs));
+        assert!(graphs.iter().all(|g| qnn.nodes.iter().any(|n| n.method == *g && n.delegate == Some(contexts - 1))));
         let what = format!("{test}, {}", mode.name());
         let worst = same_tokens(&what, &mut cpu, &mut emulator, &prompt, NEAR);
         assert!(worst <= NEAR, "{what}: logits differ by {worst:.4} of their range");
@@ -177,29 +181,35 @@ fn check(test: &str, subject: impl FnOnce() -> Subject) {
 
 #[test]
 fn glass_en_16a8w() {
-    check("glass_en_16a8w", || Subject::glass(WIDE));
+    check("glass_en_16a8w", 1, || Subject::glass(WIDE, |_| ()));
 }
 
 #[test]
 fn glass_en_16a4w_in_blocks() {
-    check("glass_en_16a4w_in_blocks", || Subject::glass(NARROW));
+    check("glass_en_16a4w_in_blocks", 1, || Subject::glass(NARROW, |_| ()));
 }
 
 #[test]
 fn stories260k_16a8w() {
-    check("stories260k_16a8w", || Subject::stories(WIDE));
+    check("stories260k_16a8w", 1, || Subject::stories(WIDE));
 }
 
 #[test]
 fn stories260k_16a4w_in_blocks() {
-    check("stories260k_16a4w_in_blocks", || Subject::stories(NARROW));
+    check("stories260k_16a4w_in_blocks", 1, || Subject::stories(NARROW));
+}
+
+#[test]
+fn glass_en_in_shards_and_head_by_head() {
+    let change = |options: &mut QnnOptions| (options.num_sharding, options.single_heads) = (2, true);
+    check("glass_en_in_shards_and_head_by_head", 2, || Subject::glass(WIDE, change));
 }
 
 /// One calibration serves all forms: caches as inputs and caches as buffers are one model, without Qualcomm's library too.
 #[test]
 fn forms_compute_the_same_from_one_calibration() {
     for recipe in [WIDE, NARROW] {
-        let subject = Subject::glass(recipe);
+        let subject = Subject::glass(recipe, |_| ());
         let prompt = subject.prompt();
         let (mut hybrid, _) = subject.export(QnnMode::Hybrid, None);
         let (mut mutable, _) = subject.export(QnnMode::Mutable, None);

@@ -1,6 +1,7 @@
 //! From a quantized module to one whose parts are context binaries.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use pteron_ir::{Delegate, DelegateId, Module};
 
@@ -56,6 +57,8 @@ pub struct Context {
     pub shared_bytes: Option<u64>,
     /// For each graph the microseconds of the library's own finalize call.
     pub finalize_us: Vec<(String, u64)>,
+    /// Microseconds of the whole compilation: handing the graphs over, finalizing them, reading the binary out.
+    pub compose_us: u64,
 }
 
 /// Integers at the boundary of a method.
@@ -186,23 +189,25 @@ pub fn compile(
             })
             .collect();
         let plain = ComposeOptions { weight_sharing: false, ..options.compose };
+        let started = Instant::now();
         let context = library.compose(&graphs, &plain, progress)?;
+        let compose_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let shared_bytes = if options.compose.weight_sharing {
             Some(library.compose(&graphs, &options.compose, &mut |_| {})?.binary.len() as u64)
         } else {
             None
         };
-        composed.push((graphs.iter().map(|g| g.name.clone()).collect::<Vec<_>>(), context, shared_bytes));
+        composed.push((graphs.iter().map(|g| g.name.clone()).collect::<Vec<_>>(), context, compose_us, shared_bytes));
     }
     let mut together = Together { contexts: composed.len(), spill_fill_bytes: 0 };
     if together.contexts > 1 {
-        for (_, context, _) in &composed {
+        for (_, context, ..) in &composed {
             together.spill_fill_bytes =
                 together.spill_fill_bytes.max(library.inspect(&context.binary)?.spill_fill_bytes());
         }
     }
     let mut parts: Vec<Vec<Part>> = vec![Vec::new(); plans.len()];
-    for (members, (graphs, composed, shared_bytes)) in contexts.iter().zip(composed) {
+    for (members, (graphs, composed, compose_us, shared_bytes)) in contexts.iter().zip(composed) {
         let (payload, compile_specs) = seal(&composed.binary, together);
         let delegate = module.delegates.push(Delegate {
             backend: crate::BACKEND_ID.into(),
@@ -220,6 +225,7 @@ pub fn compile(
             bytes: composed.binary.len() as u64,
             shared_bytes,
             finalize_us: composed.finalize_us,
+            compose_us,
         });
     }
     for (g, parts) in module.graphs.iter_mut().zip(&parts) {

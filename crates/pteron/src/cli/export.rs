@@ -258,7 +258,8 @@ pub(super) fn summary(r: &ExportReport) -> String {
         for c in &q.contexts {
             let shared = c.shared_bytes.map_or(String::new(), |b| format!(", {} with shared weights", bytes(b)));
             let graphs = c.graphs.join(", ");
-            row("context", format!("{}{shared}: {graphs}; finalized in {:.2} s", bytes(c.bytes), c.finalize_seconds));
+            let time = format!("compiled in {:.2} s, {:.2} s of it finalizing", c.compose_seconds, c.finalize_seconds);
+            row("context", format!("{}{shared}: {graphs}; {time}", bytes(c.bytes)));
         }
     }
     if !r.missing_operators.is_empty() {

@@ -125,6 +125,8 @@ pub struct QnnContextReport {
     pub shared_bytes: Option<u64>,
     /// Seconds of the library's own finalize calls.
     pub finalize_seconds: f64,
+    /// Seconds of the whole compilation: handing the graphs over, finalizing them, reading the binary out.
+    pub compose_seconds: f64,
 }
 
 /// What Qualcomm's library made of a program.
@@ -359,6 +361,7 @@ fn report(q: &QnnOptions, library: String, compiled: &Compiled, seconds: f64) ->
                 bytes: c.bytes,
                 shared_bytes: c.shared_bytes,
                 finalize_seconds: c.finalize_us.iter().map(|f| f.1 as f64 / 1e6).sum(),
+                compose_seconds: c.compose_us as f64 / 1e6,
             })
             .collect(),
         delegated: nodes.iter().filter(|n| n.delegate.is_some()).count(),

@@ -374,6 +374,7 @@ impl Exporter<'_> {
         let model = hash::of_model(&hash::of_files(&self.checkpoint)?, config);
         let o = &self.options;
         let attention = match (o.use_kv_cache, o.use_sdpa_with_kv_cache) {
+            _ if self.qnn.as_ref().is_some_and(|q| q.single_heads) => "static form, head by head",
             _ if self.qnn.is_some() => "static form",
             (_, true) if o.quantize_kv_cache => "8-bit KV cache with custom_sdpa",
             (_, true) => "KV cache with custom_sdpa",
