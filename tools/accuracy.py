@@ -74,6 +74,7 @@ ROWS = {
     "xnnpack, float norms": (recipe("xnnpack_float_norms"), RANGES),
     "qnn_16a16w": (pt2e("qnn_16a16w"), RANGES),
     "qnn_16a8w": (pt2e("qnn_16a8w"), RANGES),
+    "qnn_16a8w, float residual": (recipe("qnn_16a8w_float_residual"), RANGES),
     "qnn_16a4w": (pt2e("qnn_16a4w"), RANGES),
     "qnn_16a4w_block": (recipe("qnn_16a4w_block"), RANGES),
     "qnn_8a8w": (pt2e("qnn_8a8w"), RANGES),
@@ -84,6 +85,7 @@ SENSITIVITY, SENSITIVE = "sensitivity", "qnn_8a8w"
 # Compared position by position: the first less the second.
 PAIRS = [
     ("8da4w g32 mse", "8da4w g32 hqq"), ("4w g32 mse", "4w g32 hqq"), ("int8", "int8, float output layer"),
+    ("qnn_16a8w, float residual", "qnn_16a8w"),
 ]
 
 
