@@ -1,13 +1,15 @@
 """Runs ExecuTorch's own quantizers over a small Llama and writes what they chose: the goldens of whole graphs.
 
-    make_pt2e_goldens.py MODEL_FOLDER OUT_FOLDER NAME WINDOWS LENGTH [--text FILE | --seed N] [SCHEME...]
+    make_pt2e_goldens.py MODEL_FOLDER OUT_FOLDER NAME WINDOWS LENGTH [--text FILE | --seed N] [--record] [SCHEME...]
 
 For each scheme `OUT_FOLDER/NAME.SCHEME.json`: the windows, every annotated tensor by module path and port with scale, zero
 point and range of codes, CRC-32 of the codes of every folded constant, and the converted graph's logits for the last rows of
 the last window; for some the codes of all activations. Windows are of random tokens, or of the tokens of a text; then the logits
-of all windows stand beside, in `NAME.SCHEME.logits.f32`. Core ML's golden is of 2 windows of 4 tokens with --seed 111: its
+of all windows stand beside, in `NAME.SCHEME.logits.f32`, and how far PyTorch is from itself where
+linear layers and means sum in another order. Core ML's golden is of 2 windows of 4 tokens with --seed 111: its
 fake-quantize modules round rounded values again, with nearly the same scale, so that ties are common; there no value comes
-nearer to one than a hundred-thousandth of a code. Needs ExecuTorch 1.5.1 and torchao (`cargo xtask fetch --oracle`); `QNN_SDK_ROOT` for the schemes of QNN.
+nearer to one than a hundred-thousandth of a code. With --record,
+what every histogram observer saw stands in `NAME.SCHEME.recorded.f32`. Needs ExecuTorch 1.5.1 and torchao (`cargo xtask fetch --oracle`); `QNN_SDK_ROOT` for the schemes of QNN.
 """
 
 import base64
@@ -23,8 +25,9 @@ import executorch.version
 import numpy as np
 import torch
 import torchao
-from torchao.quantization.pt2e import MinMaxObserver
+from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torch.overrides import TorchFunctionMode
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -178,8 +181,9 @@ def params(observer):
     return out
 
 
-def points(prepared, names):
-    """Every annotated edge and output, in order, with its parameters. `names`: of the graph before observers."""
+def points(prepared, names, with_observers=False):
+    """Every annotated edge and output, in order, with its parameters, or with its observer. `names`: of the graph before
+    observers."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
 
     def observer(node):
@@ -188,6 +192,9 @@ def points(prepared, names):
         return None
 
     def add(out, path, port, found):
+        if with_observers:
+            out.append(({"module": path, "port": port}, found))
+            return
         chosen = params(found)
         if chosen is not None:
             out.append({"module": path, "port": port, **chosen})
@@ -270,15 +277,59 @@ def codes(converted, names, inputs):
         if source.op == "get_attr":
             continue
         module, port = ("", source.name) if source.op == "placeholder" else (path_of(source), f"{names[source.name]}.output")
-        kind = {torch.int8: "<i1", torch.uint8: "<u1", torch.int32: "<u2"}[value.dtype]
+        kind = {torch.int8: "<i1", torch.uint8: "<u1", torch.int16: "<i2", torch.int32: "<u2"}[value.dtype]
         raw = np.ascontiguousarray(value.numpy().astype(kind)).tobytes()
         out.append({"module": module, "port": port, "depth": depth, "kind": kind,
                     "codes": base64.b64encode(raw).decode()})
     return out
 
 
+def record(prepared):
+    """Keeps what histogram observers see from now on: a list of tensors by observer."""
+    seen = {}
+    for observer in prepared.modules():
+        if isinstance(observer, HistogramObserver):
+            seen[observer] = []
+            observer.register_forward_pre_hook(lambda m, given: seen[m].append(given[0].detach().numpy().astype("<f4").ravel()))
+    return seen
+
+
+def write_recorded(seen, prepared, names, path):
+    """All tensors of an observer one behind the other; gives where each observer's begin, their lengths, and its points."""
+    of_observer = {}
+    for point, observer in points(prepared, names, with_observers=True):
+        of_observer.setdefault(observer, []).append(point)
+    out, at = [], 0
+    with open(path, "wb") as f:
+        for observer, tensors in seen.items():
+            if observer not in of_observer or not tensors:
+                continue
+            out.append({"points": of_observer[observer], "at": at, "lengths": [len(t) for t in tensors]})
+            for t in tensors:
+                f.write(t.tobytes())
+                at += t.nbytes
+    return out
+
+
+class Reversed(TorchFunctionMode):
+    """Linear layers and means add up in the opposite order. (The mean of codes is often half way between two codes.)"""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.linear.default and len(args) == 2:
+            return args[0].flip(-1) @ args[1].flip(-1).t()
+        if function is torch.ops.aten.mean.dim and list(args[1]) == [-1]:
+            return function(args[0].flip(-1), *args[1:], **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def logits_of(converted, model, tokens):
+    with torch.no_grad():
+        out = [converted(*model.inputs(window)) for window in tokens]
+    return torch.cat([(o[0] if model.static else o).reshape(len(w), -1) for o, w in zip(out, tokens)])
+
+
 # Schemes whose goldens have the codes of all activations.
-WITH_CODES = ("xnnpack", "qnn_8a8w", "qnn_16a8w")
+WITH_CODES = ("xnnpack", "qnn_8a8w", "qnn_16a8w", "qnn_16a16w")
 
 
 def windows_of(text, folder, vocab, windows, length, seed=7):
@@ -292,7 +343,7 @@ def windows_of(text, folder, vocab, windows, length, seed=7):
     return [ids[i * length:(i + 1) * length] for i in range(windows)]
 
 
-def run(folder, out_folder, name, windows, length, text, seed, scheme):
+def run(folder, out_folder, name, windows, length, text, seed, recording, scheme):
     static, make = SCHEMES[scheme]
     model = Llama(folder, static, length, context=None)
     tokens = windows_of(text, folder, model.c.vocab, windows, length, seed)
@@ -309,10 +360,13 @@ def run(folder, out_folder, name, windows, length, text, seed, scheme):
 
     quantizer.annotate = annotated
     prepared = prepare_pt2e(exported, quantizer)
+    seen = record(prepared) if recording else {}
     with torch.no_grad():
         for window in tokens:
             prepared(*model.inputs(window))
     found = points(prepared, captured)
+    if seen:
+        recorded = write_recorded(seen, prepared, captured, Path(out_folder) / f"{name}.{scheme}.recorded.f32")
     converted = convert_pt2e(prepared)
     with torch.no_grad():
         logits = converted(*model.inputs(tokens[-1]))
@@ -325,11 +379,17 @@ def run(folder, out_folder, name, windows, length, text, seed, scheme):
     }
     if scheme in WITH_CODES:
         result["codes"] = codes(converted, captured, model.inputs(tokens[-1]))
+    if seen:
+        result["recorded"] = recorded
     if text is not None:
-        with torch.no_grad(), open(Path(out_folder) / f"{name}.{scheme}.logits.f32", "wb") as f:
-            for window in tokens:
-                out = converted(*model.inputs(window))
-                f.write((out[0] if static else out).numpy().astype("<f4").tobytes())
+        rows = logits_of(converted, model, tokens)
+        (Path(out_folder) / f"{name}.{scheme}.logits.f32").write_bytes(rows.numpy().astype("<f4").tobytes())
+        with Reversed():
+            other = logits_of(converted, model, tokens)
+        p, q = rows.double().log_softmax(-1), other.double().log_softmax(-1)
+        same = (p.argmax(-1) == q.argmax(-1)).double().mean()
+        result["itself"] = {"kl": float((p.exp() * (p - q)).sum(-1).mean()), "same": float(same)}
+        print("against itself with reversed sums", result["itself"])
     path = Path(out_folder) / f"{name}.{scheme}.json"
     lines = json.dumps(result).replace('{"module"', '\n{"module"').replace('{"read_by"', '\n{"read_by"')
     path.write_text(lines + "\n")
@@ -338,9 +398,11 @@ def run(folder, out_folder, name, windows, length, text, seed, scheme):
 
 if __name__ == "__main__":
     folder, out_folder, name, windows, length, *schemes = sys.argv[1:]
-    text = schemes[1] if schemes[:1] == ["--text"] else None
-    seed = int(schemes[1]) if schemes[:1] == ["--seed"] else 7
-    schemes = schemes[2:] if schemes[:1] in (["--text"], ["--seed"]) else schemes
+    recording = "--record" in schemes
+    schemes = [s for s in schemes if s != "--record"]
+    given = {"--text": None, "--seed": "7"}
+    while schemes[:1] and schemes[0] in given:
+        given[schemes[0]], schemes = schemes[1], schemes[2:]
     Path(out_folder).mkdir(parents=True, exist_ok=True)
     for scheme in schemes or SCHEMES:
-        run(folder, out_folder, name, int(windows), int(length), text, seed, scheme)
+        run(folder, out_folder, name, int(windows), int(length), given["--text"], int(given["--seed"]), recording, scheme)

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 
-use pteron_ir::{ConstData, Def, Module, Op};
+use pteron_ir::{ConstData, Def, Graph, Module, Op};
 use pteron_quant::TensorLabel;
-use pteron_quant::observer::ZeroPoint;
+use pteron_quant::annotation::Point;
+use pteron_quant::observer::{Observer, ZeroPoint};
 use pteron_quant::pt2e::{Encodings, PreparedGraph, SlotParams};
 use pteron_quant::quantizer::{ComposableQuantizer, QnnQuantizer, Quantizer, of_scheme};
 use pteron_quant::scheme::{Compat, Patterns, Scheme};
+use pteron_quant::spec::QuantizationSpec;
 use pteron_tensor::read_all;
 use serde_json::Value;
 
@@ -27,6 +30,18 @@ pub(crate) struct Golden {
     largest_logit: f32,
     /// The codes of all activations of the last window; only of some schemes.
     pub(crate) codes: BTreeMap<Cut, Vec<i64>>,
+    /// What histogram observers saw there, and the file that has it.
+    recorded: Vec<Recorded>,
+    recorded_in: PathBuf,
+    /// Mean KL divergence and share of the same top tokens of PyTorch against itself, with sums in another order.
+    pub(crate) itself: (f64, f64),
+}
+
+/// What one observer saw, step by step.
+struct Recorded {
+    points: Vec<TensorLabel>,
+    at: u64,
+    lengths: Vec<usize>,
 }
 
 /// The scheme's quantizer; of the one with blocks, with blocks of 32 in the feed-forward.
@@ -55,14 +70,51 @@ impl Golden {
         let window = |w: &Value| w.as_array().unwrap().iter().map(|t| t.as_i64().unwrap()).collect();
         Golden {
             model: model.to_owned(),
-            name,
             windows: list("windows").iter().map(window).collect(),
             points: list("points"),
             constants: list("constants"),
             logits: floats(&v["logits"]),
             largest_logit: v["largest_logit"].as_f64().unwrap() as f32,
             codes: v["codes"].as_array().into_iter().flatten().map(codes).collect(),
+            recorded: v["recorded"].as_array().into_iter().flatten().map(recorded).collect(),
+            itself: (v["itself"]["kl"].as_f64().unwrap_or(0.0), v["itself"]["same"].as_f64().unwrap_or(1.0)),
+            recorded_in: folder.join(format!("{name}.recorded.f32")),
+            name,
         }
+    }
+
+    /// Shows the recorded tensors to observers of their own, which must find the same parameters to the last bit.
+    ///
+    /// The search of a histogram stops at the first trim that makes the error larger, and the last bit of a sum may decide which
+    /// that is: PyTorch's own parameters differ by several percent on another instruction set then. Observers that differ from the
+    /// recorded one must be of that kind, which noise in the recorded tensors shows; they are replaced by the recorded one, so that
+    /// what comes behind is compared with the same parameters. Gives their number.
+    pub(crate) fn check_recorded(&self, graph: &Graph, prepared: &mut PreparedGraph) -> usize {
+        let scale = |o: &Observer, l: &TensorLabel| o.calculate_qparams(l).unwrap().scale[0];
+        let far = |a: f32, b: f32| (a - b).abs() > 1e-5 * b.abs();
+        let mut replaced = 0;
+        for r in &self.recorded {
+            let label = &r.points[0];
+            let is_it = |p: &Point| prepared.node_label(graph, *p).as_ref() == Some(label);
+            let at = prepared.slots.iter().position(|s| s.members.iter().any(is_it)).unwrap();
+            let own = prepared.slots[at].observer.as_ref().unwrap();
+            let steps = r.read(&self.recorded_in);
+            let exact = observed(own.spec(), label, &steps);
+            for point in &r.points {
+                let is_golden = |p: &&Value| p["module"] == point.module && p["port"] == point.port;
+                let golden = self.points.iter().find(is_golden).unwrap();
+                let found = SlotParams::Static(exact.calculate_qparams(label).unwrap().into());
+                assert_eq!(differs(golden, &found, 0.0), None, "{point}, of the recorded tensors");
+            }
+            let recorded = scale(&exact, label);
+            if far(scale(own, label), recorded) {
+                let moves = |seed| far(scale(&observed(own.spec(), label, &noisy(&steps, seed)), label), recorded);
+                assert!((1..=32).any(moves), "{label}: scale {}, expected {recorded}", scale(own, label));
+                prepared.slots[at].observer = Some(exact);
+                replaced += 1;
+            }
+        }
+        replaced
     }
 
     /// The same tensors are quantized, with the same codes, scales and zero points.
@@ -153,6 +205,7 @@ fn codes(v: &Value) -> (Cut, Vec<i64>) {
     let codes = match v["kind"].as_str().unwrap() {
         "<i1" => raw.iter().map(|&b| i64::from(b.cast_signed())).collect(),
         "<u1" => raw.iter().map(|&b| i64::from(b)).collect(),
+        "<i2" => raw.chunks_exact(2).map(|b| i16::from_le_bytes(b.try_into().unwrap()).into()).collect(),
         _ => raw.chunks_exact(2).map(|b| u16::from_le_bytes(b.try_into().unwrap()).into()).collect(),
     };
     ((text("module"), text("port"), v["depth"].as_u64().unwrap() as usize), codes)
@@ -199,6 +252,50 @@ fn differs(golden: &Value, params: &SlotParams, tolerance: f32) -> Option<String
         }
         _ => Some("zero points of another kind".to_owned()),
     }
+}
+
+fn recorded(v: &Value) -> Recorded {
+    let label = |p: &Value| TensorLabel::new(p["module"].as_str().unwrap(), p["port"].as_str().unwrap());
+    Recorded {
+        points: v["points"].as_array().unwrap().iter().map(label).collect(),
+        at: v["at"].as_u64().unwrap(),
+        lengths: v["lengths"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect(),
+    }
+}
+
+impl Recorded {
+    fn read(&self, path: &Path) -> Vec<Vec<f32>> {
+        let mut file = fs::File::open(path).unwrap();
+        file.seek(SeekFrom::Start(self.at)).unwrap();
+        let mut step = |&n: &usize| {
+            let mut raw = vec![0u8; n * 4];
+            file.read_exact(&mut raw).unwrap();
+            bytemuck::pod_collect_to_vec(&raw)
+        };
+        self.lengths.iter().map(&mut step).collect()
+    }
+}
+
+fn observed(spec: &QuantizationSpec, label: &TensorLabel, steps: &[Vec<f32>]) -> Observer {
+    let mut observer = Observer::new(spec).unwrap();
+    for step in steps {
+        observer.observe(label, &[step.len()], step).unwrap();
+    }
+    observer
+}
+
+/// The same with errors of sums in another order: up to a millionth of the largest element.
+fn noisy(steps: &[Vec<f32>], seed: u64) -> Vec<Vec<f32>> {
+    let mut state = seed;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let one = |step: &Vec<f32>| {
+        let largest = step.iter().fold(0f32, |m, v| m.max(v.abs()));
+        step.iter().map(|v| v + noise() * 1e-6 * largest).collect()
+    };
+    steps.iter().map(one).collect()
 }
 
 fn floats(v: &Value) -> Vec<f32> {

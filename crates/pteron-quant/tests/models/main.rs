@@ -16,7 +16,9 @@ use pteron_quant::pt2e::{Encodings, SlotParams, convert_module, parameters, prep
 const SCALE: f32 = 1e-5;
 /// Logits, of the largest.
 const LOGITS: f32 = 1e-4;
-/// Logits where some 16-bit code stood at a tie: what comes behind it changes by codes then.
+/// Logits where a 16-bit code of a query stands so near a tie that the order of a sum decides it, as in these two goldens. The
+/// scale of the scores reaches from the mask's -255, so that one code of a score is 0.4% of a softmax weight. Each piece of these
+/// graphs, the one that ends in the logits' codes among them, is compared on the oracle's codes as well, by [`APART`].
 const LOGITS_AFTER_A_TIE: f32 = 1e-3;
 /// Codes that may be one apart, where the piece of the graph before each is run on the same codes.
 const APART: f64 = 1e-3;
@@ -27,6 +29,8 @@ fn converted(golden: &Golden, scheme: &str) -> Module {
     let mut module = Model::of(scheme).build(golden);
     let mut prepared = prepare_module(&mut module, quantizer.as_ref()).unwrap();
     model::calibrate(&module, &mut prepared[0], golden);
+    let replaced = golden.check_recorded(&module.graphs[0], &mut prepared[0]);
+    assert!(replaced * 20 <= prepared[0].slots.len(), "{replaced} histograms differ");
     let encodings = Encodings::of(&module.graphs[0], &prepared[0]).unwrap();
     golden.compare_points(&module, &prepared[0], &encodings, SCALE);
     let params = parameters(&module.graphs[0], &prepared[0]).unwrap();
@@ -66,7 +70,11 @@ fn glass_en() {
         let recorded: Vec<f32> = bytemuck::pod_collect_to_vec(&raw);
         let (kl, same) = golden::distributions(&recorded, &rows);
         let shown = format!("{scheme}: mean KL {kl:.1e}, same top token {:.2}% of {}", 100.0 * same, rows.len());
-        assert!(kl <= 1e-4 && same >= 0.995, "{shown}");
+        // Where a flipped code changes what a whole token becomes, PyTorch is not that near to itself.
+        let (own_kl, own_same) = golden.itself;
+        let (most, least) = (f64::max(1e-4, 2.0 * own_kl), f64::min(0.995, 1.0 - 2.0 * (1.0 - own_same)));
+        println!("{shown}; PyTorch against itself: {own_kl:.1e}, {:.2}%", 100.0 * own_same);
+        assert!(kl <= most && same >= least, "{shown}");
     }
 }
 

@@ -60,6 +60,7 @@ fn ints(t: &Tensor) -> Vec<i64> {
     match t.dtype() {
         DType::I8 => t.view().as_slice::<i8>().unwrap().iter().map(|&v| v.into()).collect(),
         DType::U8 => t.view().as_slice::<u8>().unwrap().iter().map(|&v| v.into()).collect(),
+        DType::I16 => t.view().as_slice::<i16>().unwrap().iter().map(|&v| v.into()).collect(),
         _ => t.view().as_slice::<i32>().unwrap().iter().map(|&v| v.into()).collect(),
     }
 }
@@ -69,6 +70,7 @@ fn tensor(like: &Tensor, codes: &[i64]) -> Tensor {
     match like.dtype() {
         DType::I8 => Tensor::of(shape, &codes.iter().map(|&v| v as i8).collect::<Vec<_>>()),
         DType::U8 => Tensor::of(shape, &codes.iter().map(|&v| v as u8).collect::<Vec<_>>()),
+        DType::I16 => Tensor::of(shape, &codes.iter().map(|&v| v as i16).collect::<Vec<_>>()),
         _ => Tensor::of(shape, &codes.iter().map(|&v| v as i32).collect::<Vec<_>>()),
     }
     .unwrap()
