@@ -14,6 +14,7 @@ pub mod arg;
 mod builder;
 pub mod entity;
 pub mod filetest;
+pub mod gradient;
 pub mod graph;
 pub mod infer;
 pub mod location;

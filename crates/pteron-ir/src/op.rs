@@ -1,13 +1,14 @@
 //! The operator table: one declaration an operator.
 //!
 //! A declaration gives the variant of [`Op`], the edge-dialect name (as in the text form), the schema of the kernel that
-//! ExecuTorch's files call, a level and the shape and dtype inference. Printer, parser, verifier, emitter, lifter and the
-//! generated reference all read this table.
+//! ExecuTorch's files call, a level, the shape and dtype inference and, if it can be differentiated, its gradient rule.
+//! Printer, parser, verifier, emitter, lifter, reverse-mode differentiation and the generated reference all read this table.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+use crate::gradient::{self as grad, GradientFn};
 use crate::infer::{InferCtx, InferResult};
 use crate::ops::{control, elementwise, index, nn, quant, reduce, shape, sym};
 use crate::schema::Schema;
@@ -70,10 +71,21 @@ pub struct OpDef {
     pub level: Level,
     /// Shape and dtype inference.
     pub infer: InferFn,
+    /// What its arguments' gradients are; `None` if it has none, and a value that is differentiated cannot go through it.
+    pub gradient: Option<GradientFn>,
+}
+
+macro_rules! gradient {
+    () => {
+        None
+    };
+    ($rule:path) => {
+        Some($rule)
+    };
 }
 
 macro_rules! operators {
-    ($($(#[$doc:meta])* $variant:ident: $level:ident $name:literal, $schema:literal, $infer:path;)*) => {
+    ($($(#[$doc:meta])* $variant:ident: $level:ident $name:literal, $schema:literal, $infer:path $(, $gradient:path)?;)*) => {
         /// An operator. The set is closed; what is not in the table is [`Op::Custom`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
@@ -83,25 +95,32 @@ macro_rules! operators {
 
         /// All operators, in the order of [`Op`].
         pub static OPERATORS: &[OpDef] = &[
-            $(OpDef { op: Op::$variant, name: $name, schema_text: $schema, level: Level::$level, infer: $infer },)*
+            $(OpDef {
+                op: Op::$variant,
+                name: $name,
+                schema_text: $schema,
+                level: Level::$level,
+                infer: $infer,
+                gradient: gradient!($($gradient)?),
+            },)*
         ];
     };
 }
 
 operators! {
     // Elementwise.
-    Add: Kernel "aten::add.Tensor", "aten::add.out(Tensor self, Tensor other, *, Scalar alpha=1, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic;
-    AddScalar: Kernel "aten::add.Scalar", "aten::add.Scalar_out(Tensor self, Scalar other, Scalar alpha=1, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic_scalar;
-    Sub: Kernel "aten::sub.Tensor", "aten::sub.out(Tensor self, Tensor other, *, Scalar alpha=1, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic;
-    SubScalar: Kernel "aten::sub.Scalar", "aten::sub.Scalar_out(Tensor self, Scalar other, Scalar alpha=1, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic_scalar;
-    Mul: Kernel "aten::mul.Tensor", "aten::mul.out(Tensor self, Tensor other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic;
-    MulScalar: Kernel "aten::mul.Scalar", "aten::mul.Scalar_out(Tensor self, Scalar other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic_scalar;
-    Div: Kernel "aten::div.Tensor", "aten::div.out(Tensor self, Tensor other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::true_division;
-    DivScalar: Kernel "aten::div.Scalar", "aten::div.Scalar_out(Tensor self, Scalar other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::true_division_scalar;
+    Add: Kernel "aten::add.Tensor", "aten::add.out(Tensor self, Tensor other, *, Scalar alpha=1, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic, grad::elementwise::add;
+    AddScalar: Kernel "aten::add.Scalar", "aten::add.Scalar_out(Tensor self, Scalar other, Scalar alpha=1, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic_scalar, grad::elementwise::same;
+    Sub: Kernel "aten::sub.Tensor", "aten::sub.out(Tensor self, Tensor other, *, Scalar alpha=1, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic, grad::elementwise::sub;
+    SubScalar: Kernel "aten::sub.Scalar", "aten::sub.Scalar_out(Tensor self, Scalar other, Scalar alpha=1, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic_scalar, grad::elementwise::same;
+    Mul: Kernel "aten::mul.Tensor", "aten::mul.out(Tensor self, Tensor other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic, grad::elementwise::mul;
+    MulScalar: Kernel "aten::mul.Scalar", "aten::mul.Scalar_out(Tensor self, Scalar other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic_scalar, grad::elementwise::mul_scalar;
+    Div: Kernel "aten::div.Tensor", "aten::div.out(Tensor self, Tensor other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::true_division, grad::elementwise::div;
+    DivScalar: Kernel "aten::div.Scalar", "aten::div.Scalar_out(Tensor self, Scalar other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::true_division_scalar, grad::elementwise::div_scalar;
     DivMode: Kernel "aten::div.Tensor_mode", "aten::div.out_mode(Tensor self, Tensor other, *, str? rounding_mode, Tensor(a!) out) -> Tensor(a!)", elementwise::division_with_mode;
-    Maximum: Kernel "aten::maximum", "aten::maximum.out(Tensor self, Tensor other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic;
-    Minimum: Kernel "aten::minimum", "aten::minimum.out(Tensor self, Tensor other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic;
-    PowScalar: Kernel "aten::pow.Tensor_Scalar", "aten::pow.Tensor_Scalar_out(Tensor self, Scalar exponent, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic_scalar;
+    Maximum: Kernel "aten::maximum", "aten::maximum.out(Tensor self, Tensor other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic, grad::elementwise::larger;
+    Minimum: Kernel "aten::minimum", "aten::minimum.out(Tensor self, Tensor other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic, grad::elementwise::smaller;
+    PowScalar: Kernel "aten::pow.Tensor_Scalar", "aten::pow.Tensor_Scalar_out(Tensor self, Scalar exponent, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic_scalar, grad::elementwise::pow_scalar;
     PowTensor: Kernel "aten::pow.Tensor_Tensor", "aten::pow.Tensor_Tensor_out(Tensor self, Tensor exponent, *, Tensor(a!) out) -> Tensor(a!)", elementwise::arithmetic;
     Eq: Kernel "aten::eq.Tensor", "aten::eq.Tensor_out(Tensor self, Tensor other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::comparison;
     EqScalar: Kernel "aten::eq.Scalar", "aten::eq.Scalar_out(Tensor self, Scalar other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::predicate;
@@ -121,94 +140,94 @@ operators! {
     LogicalXor: Kernel "aten::logical_xor", "aten::logical_xor.out(Tensor self, Tensor other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::comparison;
     IsNan: Kernel "aten::isnan", "aten::isnan.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::predicate;
     IsInf: Kernel "aten::isinf", "aten::isinf.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::predicate;
-    Where: Kernel "aten::where.self", "aten::where.self_out(Tensor condition, Tensor self, Tensor other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::select_by_condition;
-    Clamp: Kernel "aten::clamp", "aten::clamp.out(Tensor self, Scalar? min=None, Scalar? max=None, *, Tensor(a!) out) -> Tensor(a!)", elementwise::clamp;
-    Neg: Kernel "aten::neg", "aten::neg.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same;
-    Abs: Kernel "aten::abs", "aten::abs.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same;
-    Relu: Kernel "aten::relu", "aten::relu.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same;
-    Floor: Kernel "aten::floor", "aten::floor.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same;
-    Ceil: Kernel "aten::ceil", "aten::ceil.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same;
-    Round: Kernel "aten::round", "aten::round.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same;
-    Sqrt: Kernel "aten::sqrt", "aten::sqrt.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float;
-    Rsqrt: Kernel "aten::rsqrt", "aten::rsqrt.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float;
-    Reciprocal: Kernel "aten::reciprocal", "aten::reciprocal.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float;
-    Exp: Kernel "aten::exp", "aten::exp.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float;
-    Log: Kernel "aten::log", "aten::log.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float;
-    Sin: Kernel "aten::sin", "aten::sin.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float;
-    Cos: Kernel "aten::cos", "aten::cos.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float;
-    Tanh: Kernel "aten::tanh", "aten::tanh.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float;
-    Sigmoid: Kernel "aten::sigmoid", "aten::sigmoid.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float;
-    Gelu: Kernel "aten::gelu", "aten::gelu.out(Tensor self, *, str approximate=\"none\", Tensor(a!) out) -> Tensor(a!)", elementwise::same_float;
+    Where: Kernel "aten::where.self", "aten::where.self_out(Tensor condition, Tensor self, Tensor other, *, Tensor(a!) out) -> Tensor(a!)", elementwise::select_by_condition, grad::elementwise::select_by_condition;
+    Clamp: Kernel "aten::clamp", "aten::clamp.out(Tensor self, Scalar? min=None, Scalar? max=None, *, Tensor(a!) out) -> Tensor(a!)", elementwise::clamp, grad::elementwise::clamp;
+    Neg: Kernel "aten::neg", "aten::neg.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same, grad::elementwise::neg;
+    Abs: Kernel "aten::abs", "aten::abs.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same, grad::elementwise::abs;
+    Relu: Kernel "aten::relu", "aten::relu.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same, grad::elementwise::relu;
+    Floor: Kernel "aten::floor", "aten::floor.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same, grad::elementwise::flat;
+    Ceil: Kernel "aten::ceil", "aten::ceil.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same, grad::elementwise::flat;
+    Round: Kernel "aten::round", "aten::round.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same, grad::elementwise::flat;
+    Sqrt: Kernel "aten::sqrt", "aten::sqrt.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float, grad::elementwise::sqrt;
+    Rsqrt: Kernel "aten::rsqrt", "aten::rsqrt.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float, grad::elementwise::rsqrt;
+    Reciprocal: Kernel "aten::reciprocal", "aten::reciprocal.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float, grad::elementwise::reciprocal;
+    Exp: Kernel "aten::exp", "aten::exp.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float, grad::elementwise::exp;
+    Log: Kernel "aten::log", "aten::log.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float, grad::elementwise::log;
+    Sin: Kernel "aten::sin", "aten::sin.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float, grad::elementwise::sin;
+    Cos: Kernel "aten::cos", "aten::cos.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float, grad::elementwise::cos;
+    Tanh: Kernel "aten::tanh", "aten::tanh.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float, grad::elementwise::tanh;
+    Sigmoid: Kernel "aten::sigmoid", "aten::sigmoid.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::to_float, grad::elementwise::sigmoid;
+    Gelu: Kernel "aten::gelu", "aten::gelu.out(Tensor self, *, str approximate=\"none\", Tensor(a!) out) -> Tensor(a!)", elementwise::same_float, grad::elementwise::gelu;
     /// `x · sigmoid(x)`.
-    Silu: HighLevel "aten::silu", "aten::silu.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same_float;
+    Silu: HighLevel "aten::silu", "aten::silu.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same_float, grad::elementwise::silu;
 
     // Making and converting.
     Full: Kernel "aten::full", "aten::full.out(SymInt[] size, Scalar fill_value, *, edge ScalarType? dtype=None, Tensor(a!) out) -> Tensor(a!)", elementwise::full;
     FullLike: Kernel "aten::full_like", "aten::full_like.out(Tensor self, Scalar fill_value, *, edge ScalarType? dtype=None, MemoryFormat? memory_format=None, Tensor(a!) out) -> Tensor(a!)", elementwise::full_like;
     ScalarTensor: Kernel "aten::scalar_tensor", "aten::scalar_tensor.out(Scalar s, *, edge ScalarType? dtype=None, Tensor(a!) out) -> Tensor(a!)", elementwise::scalar_tensor;
     Arange: Kernel "aten::arange.start_step", "aten::arange.start_out(Scalar start, Scalar end, Scalar step=1, *, edge ScalarType? dtype=None, Tensor(a!) out) -> Tensor(a!)", elementwise::arange;
-    ToCopy: Kernel "aten::_to_copy", "aten::_to_copy.out(Tensor self, *, edge ScalarType? dtype=None, bool non_blocking=False, MemoryFormat? memory_format=None, Tensor(a!) out) -> Tensor(a!)", elementwise::to_copy;
-    Clone: Kernel "aten::clone", "aten::clone.out(Tensor self, *, MemoryFormat? memory_format=None, Tensor(a!) out) -> Tensor(a!)", elementwise::clone;
-    ToDimOrderCopy: Kernel "dim_order_ops::_to_dim_order_copy", "dim_order_ops::_to_dim_order_copy.out(Tensor self, *, edge ScalarType? dtype=None, bool non_blocking=False, int[]? dim_order=None, Tensor(a!) out) -> Tensor(a!)", elementwise::to_dim_order_copy;
-    CloneDimOrder: Kernel "dim_order_ops::_clone_dim_order", "dim_order_ops::_clone_dim_order.out(Tensor self, *, bool non_blocking=False, int[]? dim_order=None, Tensor(a!) out) -> Tensor(a!)", elementwise::clone_dim_order;
+    ToCopy: Kernel "aten::_to_copy", "aten::_to_copy.out(Tensor self, *, edge ScalarType? dtype=None, bool non_blocking=False, MemoryFormat? memory_format=None, Tensor(a!) out) -> Tensor(a!)", elementwise::to_copy, grad::elementwise::converted;
+    Clone: Kernel "aten::clone", "aten::clone.out(Tensor self, *, MemoryFormat? memory_format=None, Tensor(a!) out) -> Tensor(a!)", elementwise::clone, grad::elementwise::same;
+    ToDimOrderCopy: Kernel "dim_order_ops::_to_dim_order_copy", "dim_order_ops::_to_dim_order_copy.out(Tensor self, *, edge ScalarType? dtype=None, bool non_blocking=False, int[]? dim_order=None, Tensor(a!) out) -> Tensor(a!)", elementwise::to_dim_order_copy, grad::elementwise::converted;
+    CloneDimOrder: Kernel "dim_order_ops::_clone_dim_order", "dim_order_ops::_clone_dim_order.out(Tensor self, *, bool non_blocking=False, int[]? dim_order=None, Tensor(a!) out) -> Tensor(a!)", elementwise::clone_dim_order, grad::elementwise::same;
     /// Writes `src` over `self`.
     CopyInto: Kernel "aten::copy_", "aten::copy_(Tensor(a!) self, Tensor src, bool non_blocking=False) -> Tensor(a!)", elementwise::copy_into;
 
     // Shape.
-    ViewCopy: Kernel "aten::view_copy", "aten::view_copy.out(Tensor self, SymInt[] size, *, Tensor(a!) out) -> Tensor(a!)", shape::view;
-    UnsqueezeCopy: Kernel "aten::unsqueeze_copy", "aten::unsqueeze_copy.out(Tensor self, int dim, *, Tensor(a!) out) -> Tensor(a!)", shape::unsqueeze;
-    SqueezeDimsCopy: Kernel "aten::squeeze_copy.dims", "aten::squeeze_copy.dims_out(Tensor self, int[] dim, *, Tensor(a!) out) -> Tensor(a!)", shape::squeeze_dims;
-    SqueezeDimCopy: Kernel "aten::squeeze_copy.dim", "aten::squeeze_copy.dim_out(Tensor self, int dim, *, Tensor(a!) out) -> Tensor(a!)", shape::squeeze_dim;
-    PermuteCopy: Kernel "aten::permute_copy", "aten::permute_copy.out(Tensor self, int[] dims, *, Tensor(a!) out) -> Tensor(a!)", shape::permute;
-    TransposeCopy: Kernel "aten::transpose_copy.int", "aten::transpose_copy.int_out(Tensor self, int dim0, int dim1, *, Tensor(a!) out) -> Tensor(a!)", shape::transpose;
-    ExpandCopy: Kernel "aten::expand_copy", "aten::expand_copy.out(Tensor self, SymInt[] size, *, bool implicit=False, Tensor(a!) out) -> Tensor(a!)", shape::expand;
-    SliceCopy: Kernel "aten::slice_copy.Tensor", "aten::slice_copy.Tensor_out(Tensor self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1, *, Tensor(a!) out) -> Tensor(a!)", shape::slice;
-    SelectCopy: Kernel "aten::select_copy.int", "aten::select_copy.int_out(Tensor self, int dim, SymInt index, *, Tensor(a!) out) -> Tensor(a!)", shape::select;
-    Cat: Kernel "aten::cat", "aten::cat.out(Tensor[] tensors, int dim=0, *, Tensor(a!) out) -> Tensor(a!)", shape::cat;
-    SplitWithSizesCopy: Kernel "aten::split_with_sizes_copy", "aten::split_with_sizes_copy.out(Tensor self, SymInt[] split_sizes, int dim=0, *, Tensor(a!)[] out) -> ()", shape::split_with_sizes;
-    Repeat: Kernel "aten::repeat", "aten::repeat.out(Tensor self, SymInt[] repeats, *, Tensor(a!) out) -> Tensor(a!)", shape::repeat;
-    Flip: Kernel "aten::flip", "aten::flip.out(Tensor self, int[] dims, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same;
+    ViewCopy: Kernel "aten::view_copy", "aten::view_copy.out(Tensor self, SymInt[] size, *, Tensor(a!) out) -> Tensor(a!)", shape::view, grad::shape::viewed;
+    UnsqueezeCopy: Kernel "aten::unsqueeze_copy", "aten::unsqueeze_copy.out(Tensor self, int dim, *, Tensor(a!) out) -> Tensor(a!)", shape::unsqueeze, grad::shape::viewed;
+    SqueezeDimsCopy: Kernel "aten::squeeze_copy.dims", "aten::squeeze_copy.dims_out(Tensor self, int[] dim, *, Tensor(a!) out) -> Tensor(a!)", shape::squeeze_dims, grad::shape::viewed;
+    SqueezeDimCopy: Kernel "aten::squeeze_copy.dim", "aten::squeeze_copy.dim_out(Tensor self, int dim, *, Tensor(a!) out) -> Tensor(a!)", shape::squeeze_dim, grad::shape::viewed;
+    PermuteCopy: Kernel "aten::permute_copy", "aten::permute_copy.out(Tensor self, int[] dims, *, Tensor(a!) out) -> Tensor(a!)", shape::permute, grad::shape::permute;
+    TransposeCopy: Kernel "aten::transpose_copy.int", "aten::transpose_copy.int_out(Tensor self, int dim0, int dim1, *, Tensor(a!) out) -> Tensor(a!)", shape::transpose, grad::shape::transpose;
+    ExpandCopy: Kernel "aten::expand_copy", "aten::expand_copy.out(Tensor self, SymInt[] size, *, bool implicit=False, Tensor(a!) out) -> Tensor(a!)", shape::expand, grad::shape::expand;
+    SliceCopy: Kernel "aten::slice_copy.Tensor", "aten::slice_copy.Tensor_out(Tensor self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1, *, Tensor(a!) out) -> Tensor(a!)", shape::slice, grad::shape::slice;
+    SelectCopy: Kernel "aten::select_copy.int", "aten::select_copy.int_out(Tensor self, int dim, SymInt index, *, Tensor(a!) out) -> Tensor(a!)", shape::select, grad::shape::select;
+    Cat: Kernel "aten::cat", "aten::cat.out(Tensor[] tensors, int dim=0, *, Tensor(a!) out) -> Tensor(a!)", shape::cat, grad::shape::cat;
+    SplitWithSizesCopy: Kernel "aten::split_with_sizes_copy", "aten::split_with_sizes_copy.out(Tensor self, SymInt[] split_sizes, int dim=0, *, Tensor(a!)[] out) -> ()", shape::split_with_sizes, grad::shape::split_with_sizes;
+    Repeat: Kernel "aten::repeat", "aten::repeat.out(Tensor self, SymInt[] repeats, *, Tensor(a!) out) -> Tensor(a!)", shape::repeat, grad::shape::repeat;
+    Flip: Kernel "aten::flip", "aten::flip.out(Tensor self, int[] dims, *, Tensor(a!) out) -> Tensor(a!)", elementwise::same, grad::shape::flip;
     /// Writes `copy_from` as row `index` of `copy_to`, which then has `index + 1` rows.
     CopyIndex: Kernel "executorch_prim::et_copy_index.tensor", "executorch_prim::et_copy_index.tensor(Tensor(a!) copy_to, Tensor copy_from, SymInt index) -> Tensor(a!)", shape::copy_index;
 
     // Reductions.
-    Sum: Kernel "aten::sum.dim_IntList", "aten::sum.IntList_out(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None, Tensor(a!) out) -> Tensor(a!)", reduce::sum;
-    Mean: Kernel "aten::mean.dim", "aten::mean.out(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None, Tensor(a!) out) -> Tensor(a!)", reduce::mean;
-    Amax: Kernel "aten::amax", "aten::amax.out(Tensor self, int[1] dim=[], bool keepdim=False, *, Tensor(a!) out) -> Tensor(a!)", reduce::extreme;
-    Amin: Kernel "aten::amin", "aten::amin.out(Tensor self, int[1] dim=[], bool keepdim=False, *, Tensor(a!) out) -> Tensor(a!)", reduce::extreme;
+    Sum: Kernel "aten::sum.dim_IntList", "aten::sum.IntList_out(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None, Tensor(a!) out) -> Tensor(a!)", reduce::sum, grad::reduce::sum;
+    Mean: Kernel "aten::mean.dim", "aten::mean.out(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None, Tensor(a!) out) -> Tensor(a!)", reduce::mean, grad::reduce::mean;
+    Amax: Kernel "aten::amax", "aten::amax.out(Tensor self, int[1] dim=[], bool keepdim=False, *, Tensor(a!) out) -> Tensor(a!)", reduce::extreme, grad::reduce::extreme;
+    Amin: Kernel "aten::amin", "aten::amin.out(Tensor self, int[1] dim=[], bool keepdim=False, *, Tensor(a!) out) -> Tensor(a!)", reduce::extreme, grad::reduce::extreme;
     Argmax: Kernel "aten::argmax", "aten::argmax.out(Tensor self, int? dim=None, bool keepdim=False, *, Tensor(a!) out) -> Tensor(a!)", reduce::arg_extreme;
     Argmin: Kernel "aten::argmin", "aten::argmin.out(Tensor self, int? dim=None, bool keepdim=False, *, Tensor(a!) out) -> Tensor(a!)", reduce::arg_extreme;
     MaxDim: Kernel "aten::max.dim", "aten::max.dim_max(Tensor self, int dim, bool keepdim=False, *, Tensor(a!) max, Tensor(b!) max_values) -> (Tensor(a!) values, Tensor(b!) indices)", reduce::extreme_with_index;
     MinDim: Kernel "aten::min.dim", "aten::min.dim_min(Tensor self, int dim, bool keepdim=False, *, Tensor(a!) min, Tensor(b!) min_indices) -> (Tensor(a!) values, Tensor(b!) indices)", reduce::extreme_with_index;
     AnyDim: Kernel "aten::any.dim", "aten::any.out(Tensor self, int dim, bool keepdim=False, *, Tensor(a!) out) -> Tensor(a!)", reduce::any_dim;
     AnyAll: Kernel "aten::any", "aten::any.all_out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", reduce::any_all;
-    Softmax: Kernel "aten::_softmax", "aten::_softmax.out(Tensor self, int dim, bool half_to_float, *, Tensor(a!) out) -> Tensor(a!)", reduce::softmax;
-    LogSoftmax: Kernel "aten::_log_softmax", "aten::_log_softmax.out(Tensor self, int dim, bool half_to_float, *, Tensor(a!) out) -> Tensor(a!)", reduce::softmax;
+    Softmax: Kernel "aten::_softmax", "aten::_softmax.out(Tensor self, int dim, bool half_to_float, *, Tensor(a!) out) -> Tensor(a!)", reduce::softmax, grad::reduce::softmax;
+    LogSoftmax: Kernel "aten::_log_softmax", "aten::_log_softmax.out(Tensor self, int dim, bool half_to_float, *, Tensor(a!) out) -> Tensor(a!)", reduce::softmax, grad::reduce::log_softmax;
     TopK: Kernel "aten::topk", "aten::topk.values(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True, *, Tensor(a!) values, Tensor(b!) indices) -> (Tensor(a!) values, Tensor(b!) indices)", reduce::topk;
     CumSum: Kernel "aten::cumsum", "aten::cumsum.out(Tensor self, int dim, *, ScalarType? dtype=None, Tensor(a!) out) -> Tensor(a!)", reduce::cumsum;
 
     // Indexing.
-    Embedding: Kernel "aten::embedding", "aten::embedding.out(Tensor weight, Tensor indices, SymInt padding_idx=-1, bool scale_grad_by_freq=False, bool sparse=False, *, Tensor(a!) out) -> Tensor(a!)", index::embedding;
-    Index: Kernel "aten::index.Tensor", "aten::index.Tensor_out(Tensor self, Tensor?[] indices, *, Tensor(a!) out) -> Tensor(a!)", index::index;
+    Embedding: Kernel "aten::embedding", "aten::embedding.out(Tensor weight, Tensor indices, SymInt padding_idx=-1, bool scale_grad_by_freq=False, bool sparse=False, *, Tensor(a!) out) -> Tensor(a!)", index::embedding, grad::index::embedding;
+    Index: Kernel "aten::index.Tensor", "aten::index.Tensor_out(Tensor self, Tensor?[] indices, *, Tensor(a!) out) -> Tensor(a!)", index::index, grad::index::index;
     IndexPut: Kernel "aten::index_put", "aten::index_put.out(Tensor self, Tensor?[] indices, Tensor values, bool accumulate=False, *, Tensor(a!) out) -> Tensor(a!)", index::index_put;
     IndexPutInto: Kernel "aten::index_put_", "aten::index_put_(Tensor(a!) self, Tensor?[] indices, Tensor values, bool accumulate=False) -> Tensor(a!)", index::index_put;
-    IndexSelect: Kernel "aten::index_select", "aten::index_select.out(Tensor self, int dim, Tensor index, *, Tensor(a!) out) -> Tensor(a!)", index::index_select;
-    Gather: Kernel "aten::gather", "aten::gather.out(Tensor self, int dim, Tensor index, *, bool sparse_grad=False, Tensor(a!) out) -> Tensor(a!)", index::gather;
+    IndexSelect: Kernel "aten::index_select", "aten::index_select.out(Tensor self, int dim, Tensor index, *, Tensor(a!) out) -> Tensor(a!)", index::index_select, grad::index::index_select;
+    Gather: Kernel "aten::gather", "aten::gather.out(Tensor self, int dim, Tensor index, *, bool sparse_grad=False, Tensor(a!) out) -> Tensor(a!)", index::gather, grad::index::gather;
 
     // Matrices and layers.
-    Linear: Kernel "aten::linear", "aten::linear.out(Tensor input, Tensor weight, Tensor? bias=None, *, Tensor(a!) out) -> Tensor(a!)", nn::linear;
-    Mm: Kernel "aten::mm", "aten::mm.out(Tensor self, Tensor mat2, *, Tensor(a!) out) -> Tensor(a!)", nn::mm;
-    AddMm: Kernel "aten::addmm", "aten::addmm.out(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1, Tensor(a!) out) -> Tensor(a!)", nn::addmm;
-    Bmm: Kernel "aten::bmm", "aten::bmm.out(Tensor self, Tensor mat2, *, Tensor(a!) out) -> Tensor(a!)", nn::bmm;
+    Linear: Kernel "aten::linear", "aten::linear.out(Tensor input, Tensor weight, Tensor? bias=None, *, Tensor(a!) out) -> Tensor(a!)", nn::linear, grad::nn::linear;
+    Mm: Kernel "aten::mm", "aten::mm.out(Tensor self, Tensor mat2, *, Tensor(a!) out) -> Tensor(a!)", nn::mm, grad::nn::mm;
+    AddMm: Kernel "aten::addmm", "aten::addmm.out(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1, Tensor(a!) out) -> Tensor(a!)", nn::addmm, grad::nn::addmm;
+    Bmm: Kernel "aten::bmm", "aten::bmm.out(Tensor self, Tensor mat2, *, Tensor(a!) out) -> Tensor(a!)", nn::bmm, grad::nn::bmm;
     Convolution: Kernel "aten::convolution", "aten::convolution.out(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups, *, Tensor(a!) out) -> Tensor(a!)", nn::convolution;
     LayerNorm: Kernel "aten::native_layer_norm", "aten::native_layer_norm.out(Tensor input, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, float eps, *, Tensor(a!) out0, Tensor(b!) out1, Tensor(c!) out2) -> (Tensor(a!), Tensor(b!), Tensor(c!))", nn::native_layer_norm;
     UpsampleNearest2d: Kernel "aten::upsample_nearest2d.vec", "aten::upsample_nearest2d.vec_out(Tensor input, SymInt[]? output_size, float[]? scale_factors, *, Tensor(a!) out) -> Tensor(a!)", nn::upsample_nearest2d;
     /// `x · rsqrt(mean(x²) + eps) · weight` over the last dimension, the norm in f32.
-    RmsNorm: HighLevel "aten::rms_norm", "aten::rms_norm.out(Tensor input, SymInt[] normalized_shape, Tensor? weight, float eps, *, Tensor(a!) out) -> Tensor(a!)", nn::rms_norm;
+    RmsNorm: HighLevel "aten::rms_norm", "aten::rms_norm.out(Tensor input, SymInt[] normalized_shape, Tensor? weight, float eps, *, Tensor(a!) out) -> Tensor(a!)", nn::rms_norm, grad::nn::rms_norm;
     /// Rotary embedding of `x` [B, S, H, D] by `cos`, `sin` [S, D/2]; pairs are neighbours if `interleaved`, else halves.
-    Rope: HighLevel "pteron::rope", "pteron::rope.out(Tensor x, Tensor cos, Tensor sin, bool interleaved, *, Tensor(a!) out) -> Tensor(a!)", nn::rope;
+    Rope: HighLevel "pteron::rope", "pteron::rope.out(Tensor x, Tensor cos, Tensor sin, bool interleaved, *, Tensor(a!) out) -> Tensor(a!)", nn::rope, grad::nn::rope;
     /// Attention over `[B, H, S, D]`; with `enable_gqa`, query head h uses key head `h / (Hq / Hkv)`.
-    Sdpa: HighLevel "aten::scaled_dot_product_attention", "aten::scaled_dot_product_attention.out(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0.0, bool is_causal=False, *, float? scale=None, bool enable_gqa=False, Tensor(a!) out) -> Tensor(a!)", nn::sdpa;
+    Sdpa: HighLevel "aten::scaled_dot_product_attention", "aten::scaled_dot_product_attention.out(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0.0, bool is_causal=False, *, float? scale=None, bool enable_gqa=False, Tensor(a!) out) -> Tensor(a!)", nn::sdpa, grad::nn::sdpa;
 
     // ExecuTorch's custom operators for language models.
     UpdateCache: Kernel "llama::update_cache", "llama::update_cache.out(Tensor value, Tensor(a!) cache, SymInt start_pos, *, Tensor(b!) out) -> Tensor(b!)", nn::update_cache;
@@ -231,10 +250,10 @@ operators! {
     DequantizePerChannel: Kernel "quantized_decomposed::dequantize_per_channel", "quantized_decomposed::dequantize_per_channel.out(Tensor input, Tensor scales, Tensor? zero_points, int axis, int quant_min, int quant_max, ScalarType dtype, *, ScalarType? out_dtype=None, Tensor(a!) out) -> Tensor(a!)", quant::dequantize_per_channel;
     QuantizePerToken: Kernel "quantized_decomposed::quantize_per_token", "quantized_decomposed::quantize_per_token.out(Tensor input, Tensor scales, Tensor zero_points, int quant_min, int quant_max, ScalarType dtype, *, Tensor(a!) out) -> Tensor(a!)", quant::quantize_per_token;
     DequantizePerToken: Kernel "quantized_decomposed::dequantize_per_token", "quantized_decomposed::dequantize_per_token.out(Tensor input, Tensor scales, Tensor zero_points, int quant_min, int quant_max, ScalarType dtype, ScalarType output_dtype, *, Tensor(a!) out) -> Tensor(a!)", quant::dequantize_per_token;
-    ChooseQparams: Kernel "quantized_decomposed::choose_qparams.tensor", "quantized_decomposed::choose_qparams.Tensor_out(Tensor input, int quant_min, int quant_max, float eps, ScalarType dtype, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams;
-    ChooseQparamsSymmetric: HighLevel "quantized_decomposed::choose_qparams_symmetric.tensor", "quantized_decomposed::choose_qparams_symmetric.Tensor_out(Tensor input, int quant_min, int quant_max, float eps, ScalarType dtype, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams;
-    ChooseQparamsPerTokenAsymmetric: Kernel "quantized_decomposed::choose_qparams_per_token_asymmetric", "quantized_decomposed::choose_qparams_per_token_asymmetric.out(Tensor input, ScalarType dtype, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams_per_token_asymmetric;
-    ChooseQparamsPerToken: HighLevel "quantized_decomposed::choose_qparams_per_token", "quantized_decomposed::choose_qparams_per_token.out(Tensor input, ScalarType dtype, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams_per_token;
+    ChooseQparams: Kernel "quantized_decomposed::choose_qparams.tensor", "quantized_decomposed::choose_qparams.Tensor_out(Tensor input, int quant_min, int quant_max, float eps, ScalarType dtype, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams, grad::elementwise::flat;
+    ChooseQparamsSymmetric: HighLevel "quantized_decomposed::choose_qparams_symmetric.tensor", "quantized_decomposed::choose_qparams_symmetric.Tensor_out(Tensor input, int quant_min, int quant_max, float eps, ScalarType dtype, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams, grad::elementwise::flat;
+    ChooseQparamsPerTokenAsymmetric: Kernel "quantized_decomposed::choose_qparams_per_token_asymmetric", "quantized_decomposed::choose_qparams_per_token_asymmetric.out(Tensor input, ScalarType dtype, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams_per_token_asymmetric, grad::elementwise::flat;
+    ChooseQparamsPerToken: HighLevel "quantized_decomposed::choose_qparams_per_token", "quantized_decomposed::choose_qparams_per_token.out(Tensor input, ScalarType dtype, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams_per_token, grad::elementwise::flat;
     /// Rounds after the zero point is added.
     QuantizePerChannelGroup: HighLevel "quantized_decomposed::quantize_per_channel_group", "quantized_decomposed::quantize_per_channel_group.out(Tensor input, Tensor scales, Tensor zero_points, int quant_min, int quant_max, ScalarType dtype, int group_size, *, Tensor(a!) out) -> Tensor(a!)", quant::quantize_per_channel_group;
     DequantizePerChannelGroup: HighLevel "quantized_decomposed::dequantize_per_channel_group", "quantized_decomposed::dequantize_per_channel_group.out(Tensor input, Tensor scales, Tensor? zero_points, int quant_min, int quant_max, ScalarType dtype, int group_size, ScalarType output_dtype, *, Tensor(a!) out) -> Tensor(a!)", quant::dequantize_per_channel_group;
@@ -250,12 +269,24 @@ operators! {
     MixedLinear: Kernel "quantized_decomposed::mixed_linear", "quantized_decomposed::mixed_linear.out(Tensor input, Tensor weight, Tensor weight_scales, Tensor? weight_zero_points, ScalarType? dtype=None, *, Tensor(a!) out) -> Tensor(a!)", quant::mixed_linear;
     /// Codes of the sum of what the codes `a` and `b` stand for.
     QuantizedAdd: Kernel "quantized_decomposed::add", "quantized_decomposed::add.out(Tensor a, float a_scale, int a_zero_point, int a_quant_min, int a_quant_max, Tensor b, float b_scale, int b_zero_point, int b_quant_min, int b_quant_max, float out_scale, int out_zero_point, int out_quant_min, int out_quant_max, *, Tensor(a!) out) -> Tensor(a!)", quant::add;
-    ChooseQparamsAffine: HighLevel "torchao::choose_qparams_affine", "torchao::choose_qparams_affine.out(Tensor input, str mapping_type, SymInt[] block_size, ScalarType target_dtype, Scalar? quant_min=None, Scalar? quant_max=None, float? eps=None, ScalarType? scale_dtype=None, ScalarType? zero_point_dtype=None, bool keepdim=False, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams_affine;
+    ChooseQparamsAffine: HighLevel "torchao::choose_qparams_affine", "torchao::choose_qparams_affine.out(Tensor input, str mapping_type, SymInt[] block_size, ScalarType target_dtype, Scalar? quant_min=None, Scalar? quant_max=None, float? eps=None, ScalarType? scale_dtype=None, ScalarType? zero_point_dtype=None, bool keepdim=False, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::choose_qparams_affine, grad::elementwise::flat;
     QuantizeAffine: HighLevel "torchao::quantize_affine", "torchao::quantize_affine.out(Tensor input, SymInt[] block_size, Tensor scale, Tensor? zero_point, ScalarType output_dtype, Scalar? quant_min=None, Scalar? quant_max=None, *, Tensor(a!) out) -> Tensor(a!)", quant::quantize_affine;
     DequantizeAffine: HighLevel "torchao::dequantize_affine", "torchao::dequantize_affine.out(Tensor input, SymInt[] block_size, Tensor scale, Tensor? zero_point, ScalarType input_dtype, Scalar? quant_min=None, Scalar? quant_max=None, ScalarType output_dtype=f32, *, Tensor(a!) out) -> Tensor(a!)", quant::dequantize_affine;
     /// Codes, scale and zero point of each row, what the last `num_nonbatch_dims` dimensions hold, by XNNPACK's rule for
     /// dynamically quantized values: `XNNConvert` to `qdint8`.
     ConvertQd8: HighLevel "xnnpack::convert_qd8", "xnnpack::convert_qd8.out(Tensor input, int num_nonbatch_dims=1, *, Tensor(a!) out, Tensor(b!) scale_out, Tensor(c!) zero_point_out) -> (Tensor(a!), Tensor(b!), Tensor(c!))", quant::convert_qd8;
+
+    // Quantization-aware training.
+    /// Widens `range`, f32 least and largest value, by those of `input` if `enabled` is not 0, and gives what it becomes with the
+    /// scale and zero point, f32, that it asks for. With an `averaging_constant` the range is a moving average.
+    ObserveQparams: HighLevel "pteron::observe_qparams", "pteron::observe_qparams.out(Tensor input, Tensor range, Tensor enabled, float averaging_constant, int quant_min, int quant_max, float eps, bool symmetric, int symmetric_zero_point, bool fbgemm, *, Tensor(a!) range_out, Tensor(b!) scale_out, Tensor(c!) zero_point_out) -> (Tensor(a!), Tensor(b!), Tensor(c!))", quant::observe_qparams, grad::elementwise::flat;
+    /// `(clamp(round(input / scale) + zero_point, quant_min, quant_max) − zero_point) · scale`, with a scale and zero point for each
+    /// block; `input` itself if `enabled` is 0.
+    FakeQuantize: HighLevel "pteron::fake_quantize", "pteron::fake_quantize.out(Tensor input, Tensor scale, Tensor zero_point, SymInt[] block_size, int quant_min, int quant_max, Tensor? enabled=None, float scale_gradient=1.0, *, Tensor(a!) out) -> Tensor(a!)", quant::fake_quantize, grad::quant::fake_quantize;
+    /// The straight-through gradient of `fake_quantize` by its input.
+    FakeQuantizeBackward: HighLevel "pteron::fake_quantize_backward", "pteron::fake_quantize_backward.out(Tensor gradient, Tensor input, Tensor scale, Tensor zero_point, SymInt[] block_size, int quant_min, int quant_max, Tensor? enabled=None, *, Tensor(a!) out) -> Tensor(a!)", quant::fake_quantize_backward;
+    /// The gradients of `fake_quantize` by its scales and zero points, times `scale_gradient`.
+    FakeQuantizeParamsBackward: HighLevel "pteron::fake_quantize_params_backward", "pteron::fake_quantize_params_backward.out(Tensor gradient, Tensor input, Tensor scale, Tensor zero_point, SymInt[] block_size, int quant_min, int quant_max, Tensor? enabled=None, float scale_gradient=1.0, *, Tensor(a!) scale_out, Tensor(b!) zero_point_out) -> (Tensor(a!), Tensor(b!))", quant::fake_quantize_params_backward;
 
     // Symbolic scalars.
     SymSize: Kernel "aten::sym_size.int", "aten::sym_size.int(Tensor self, int dim) -> SymInt", sym::size;

@@ -3,7 +3,7 @@
 use pteron_ir::Op;
 use pteron_kernels::attention::SdpaOptions;
 use pteron_kernels::quant::qparams::Mapping;
-use pteron_kernels::quant::{self, Affine, Coded, Params, QuantSemantics, TableBits};
+use pteron_kernels::quant::{self, Affine, Coded, Faked, ObserveRule, Params, QuantSemantics, TableBits};
 use pteron_kernels::{Context, elementwise as ew, index};
 use pteron_tensor::{DType, Scalar};
 
@@ -42,6 +42,16 @@ impl<'a> Args<'a, '_> {
             (1, Some(s)) => Ok(s.as_f64()),
             (n, _) => Err(format!("argument {i} has {n} elements, expected 1")),
         }
+    }
+
+    /// A fake quantization with its scales at `i`.
+    fn faked<'b>(&self, i: usize, block: &'b [i64]) -> Result<Faked<'b>, String>
+    where
+        'a: 'b,
+    {
+        let range = (self.int(i + 3)?, self.int(i + 4)?);
+        let enabled = self.optional_view(i + 5)?;
+        Ok(Faked { scales: self.view(i)?, zero_points: self.view(i + 1)?, block, range, enabled })
     }
 
     fn affine(&self, i: usize) -> Result<Affine, String> {
@@ -160,6 +170,32 @@ pub(super) fn call(
         Op::ConvertQd8 => {
             let [codes, scale, zp] = exactly(outs)?;
             quant::convert_qd8(ctx, &a.view(0)?, a.int(1)?, codes, scale, zp)
+        }
+        Op::ObserveQparams => {
+            let [mut range, mut scale, mut zero] = exactly(outs)?;
+            let rule = ObserveRule {
+                averaging_constant: a.float(3)?,
+                range: (a.int(4)?, a.int(5)?),
+                eps: a.float(6)?,
+                symmetric: a.bool(7)?.then_some(a.int(8)?),
+                fbgemm: a.bool(9)?,
+            };
+            let outs = [&mut range, &mut scale, &mut zero];
+            quant::observe_qparams(ctx, &a.view(0)?, &a.view(1)?, &a.view(2)?, &rule, outs)
+        }
+        Op::FakeQuantize => {
+            let block = a.ints(3)?;
+            quant::fake_quantize(ctx, &a.view(0)?, &a.faked(1, &block)?, &mut one(outs)?)
+        }
+        Op::FakeQuantizeBackward => {
+            let block = a.ints(4)?;
+            quant::fake_quantize_backward(ctx, &a.view(0)?, &a.view(1)?, &a.faked(2, &block)?, &mut one(outs)?)
+        }
+        Op::FakeQuantizeParamsBackward => {
+            let block = a.ints(4)?;
+            let [mut scale, mut zero] = exactly(outs)?;
+            let (g, x, f, factor) = (a.view(0)?, a.view(1)?, a.faked(2, &block)?, a.float(8)?);
+            quant::fake_quantize_params_backward(ctx, &g, &x, &f, factor, &mut scale, &mut zero)
         }
         Op::ConvertElementType => ew::to_copy(ctx, a.view(0)?, one(outs)?),
         Op::EmbeddingByte | Op::EmbeddingByteDType => embedding(ctx, TableBits::Eight, a, outs)?,

@@ -481,3 +481,51 @@ pub(crate) fn update_cache_with_indices(ctx: &InferCtx<'_>) -> InferResult {
     }
     super::nn::update_cache(ctx)
 }
+
+/// One number of f32, a flag.
+fn flag(ctx: &InferCtx<'_>, i: usize) -> Result<(), InferError> {
+    match ctx.optional_tensor(i)? {
+        Some(t) if t.dtype != DType::F32 => ctx.fail(format!("the flag is {t}, expected one f32")),
+        Some(_) => one_number(ctx, i),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn observe_qparams(ctx: &InferCtx<'_>) -> InferResult {
+    f32_input(ctx, 0)?;
+    let range = f32_input(ctx, 1)?;
+    same_number(ctx, "numbers of a range", &range.numel(ctx.symbols), &SymInt::Const(2))?;
+    flag(ctx, 2)?;
+    if ctx.const_int(4)? >= ctx.const_int(5)? {
+        return ctx.fail("quant_min is not below quant_max");
+    }
+    let one = || TensorType::new(DType::F32, [SymInt::Const(1)]);
+    Ok(SmallVec::from_iter([range.clone().into(), Type::Tensor(one()), Type::Tensor(one())]))
+}
+
+/// Scales, zero points, block sizes, codes and flag of a fake quantization of argument `i`, which they follow.
+fn faked<'a>(ctx: &InferCtx<'a>, i: usize) -> Result<&'a TensorType, InferError> {
+    let x = f32_input(ctx, i)?;
+    params(ctx, i + 1, &product(&blocks(ctx, x, i + 3)?, ctx))?;
+    if ctx.const_int(i + 4)? >= ctx.const_int(i + 5)? {
+        return ctx.fail("quant_min is not below quant_max");
+    }
+    flag(ctx, i + 6)?;
+    Ok(x)
+}
+
+pub(crate) fn fake_quantize(ctx: &InferCtx<'_>) -> InferResult {
+    one(faked(ctx, 0)?.clone())
+}
+
+pub(crate) fn fake_quantize_backward(ctx: &InferCtx<'_>) -> InferResult {
+    f32_input(ctx, 0)?;
+    one(faked(ctx, 1)?.clone())
+}
+
+pub(crate) fn fake_quantize_params_backward(ctx: &InferCtx<'_>) -> InferResult {
+    f32_input(ctx, 0)?;
+    faked(ctx, 1)?;
+    let like = |i: usize| Ok::<_, InferError>(TensorType { dtype: DType::F32, ..ctx.tensor(i)?.clone() });
+    two(like(2)?, like(3)?)
+}

@@ -26,6 +26,7 @@ mod blocks;
 mod choose;
 mod convert;
 mod embedding;
+mod fake;
 mod hadamard;
 mod mixed;
 
@@ -40,6 +41,9 @@ pub use convert::{
     quantize_per_tensor, quantize_per_token,
 };
 pub use embedding::{TableBits, embedding};
+pub use fake::{
+    Faked, ObserveRule, fake_quantize, fake_quantize_backward, fake_quantize_params_backward, observe_qparams,
+};
 pub use hadamard::fast_hadamard_transform;
 pub use mixed::{Affine, add, mixed_linear, mixed_mm};
 pub use qd8::convert_qd8;
