@@ -18,6 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("pteron-xnnpack", &["pteron-tensor", "pteron-ir", "pteron-exec", "pteron-pte"]),
     ("pteron-qnn", &["pteron-tensor", "pteron-ir", "pteron-kernels", "pteron-exec", "pteron-quant", "pteron-pte"]),
     ("pteron-eval", &["pteron-tensor", "pteron-ir", "pteron-kernels", "pteron-exec"]),
+    ("pteron-train", &["pteron-tensor", "pteron-ir", "pteron-kernels", "pteron-exec", "pteron-quant"]),
     (
         "pteron",
         &[
@@ -34,6 +35,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "pteron-qnn",
             "pteron-llm",
             "pteron-eval",
+            "pteron-train",
         ],
     ),
     ("xtask", &[]),

@@ -17,6 +17,13 @@ pub struct Encodings {
     by_label: BTreeMap<TensorLabel, SlotParams>,
 }
 
+impl FromIterator<(TensorLabel, SlotParams)> for Encodings {
+    /// Those that training found, or a file has.
+    fn from_iter<I: IntoIterator<Item = (TensorLabel, SlotParams)>>(entries: I) -> Encodings {
+        Encodings { by_label: entries.into_iter().collect() }
+    }
+}
+
 impl Encodings {
     /// Those of a calibrated graph. Every member of a sharing group has an entry.
     ///
