@@ -1,6 +1,7 @@
 //! Checkpoints to programs.
 
 mod beside;
+mod qat;
 mod qnn;
 mod quantization;
 mod sensitivity;

@@ -95,6 +95,8 @@ pub(crate) struct Job<'a> {
     pub(crate) moments: Option<&'a Moments>,
     pub(crate) data: Option<&'a CalibrationData>,
     pub(crate) state: Option<&'a CalibrationState>,
+    /// Parameters that training found, in the place of what observers would learn.
+    pub(crate) trained: Option<&'a Encodings>,
     /// What is measured on, if anything is.
     pub(crate) probe: Option<Probe>,
     /// The model in the form that is measured, where the twin is none that text can be run through.
@@ -211,6 +213,10 @@ impl Job<'_> {
             return Err(wrong("the model has no graph"));
         };
         let mut report = None;
+        if let Some(trained) = self.trained {
+            let params = trained.apply(graph, &prepared).map_err(wrong)?;
+            return Ok(Calibrated { prepared, params, encodings: trained.clone(), report });
+        }
         if prepared.needs_data(graph) {
             let kernel_tier = Context::new(1).isa().to_string();
             if let Some(state) = self.state {
@@ -263,8 +269,8 @@ impl Job<'_> {
         }
         let mut params = Vec::new();
         for (graph, prepared) in module.graphs.iter().zip(&prepared) {
-            let mut of_graph = match calibrated {
-                Some(c) => c.encodings.apply(graph, prepared).map_err(wrong)?,
+            let mut of_graph = match calibrated.map(|c| &c.encodings).or(self.trained) {
+                Some(encodings) => encodings.apply(graph, prepared).map_err(wrong)?,
                 None if prepared.needs_data(graph) => return Err(needs_data(self.recipe)),
                 None => parameters(graph, prepared).map_err(wrong)?,
             };

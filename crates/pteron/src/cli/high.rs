@@ -85,6 +85,11 @@ pub(crate) fn thread_list(given: &[usize]) -> Result<Vec<usize>, Failure> {
     Ok(list)
 }
 
+/// Threads to train on.
+pub(crate) fn train_threads(n: i64) -> Result<usize, Failure> {
+    Ok(threads(n)?.unwrap_or_else(pteron::host::default_threads))
+}
+
 /// Threads to measure with by default.
 pub(crate) fn bench_threads(cpus: &[usize]) -> usize {
     pteron::host::threads(None, cpus).count

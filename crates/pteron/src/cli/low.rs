@@ -1,6 +1,7 @@
 //! Low arguments: the command line as it was typed. [`super::high`] makes of them what the commands take.
 
 mod export;
+mod qat;
 
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ pub(super) use export::{
     AlgorithmArg, CalibrateArgs, CalibrationArgs, ExportArgs, ExportDType, GateArgs, QnnLinearArg, QnnModeArg,
     QuantizationArgs,
 };
+pub(super) use qat::{LossArg, QatArgs, RuleArg, ScalesArg, TrainedDType};
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -48,6 +50,15 @@ pub(super) enum Command {
                         (-kv, --use-sdpa-with-kv-cache, -d) must be those of the export."
     )]
     Calibrate(Box<CalibrateArgs>),
+    /// Train a checkpoint with its quantization simulated
+    #[command(
+        long_about = "Train a Hugging Face folder with quantization simulated, so that the model adapts to it, and write a folder that \
+                        `pteron export` quantizes as was trained.\n\n\
+                        The recipe is the export's (--pt2e-quantize, --quantization-mode, --recipe). By default the model learns to \
+                        give the float model's next-token distribution (--loss kl). The state of the run is saved every \
+                        --save-every steps; after a kill --resume goes on with the same losses."
+    )]
+    Qat(Box<QatArgs>),
     /// Generate text with a program
     #[command(long_about = "Generate text with a program, Pteron's own or one made by ExecuTorch's exporter.\n\n\
                         Flags have the names of ExecuTorch's llama_main. Without --max-new-tokens and --seq-len, \

@@ -19,6 +19,7 @@ mod not_built;
 mod operators;
 mod output;
 mod payloads;
+mod qat;
 mod run;
 mod sensitivity;
 mod sizes;
@@ -81,6 +82,7 @@ fn dispatch(cli: Cli) -> Done {
     match cli.command {
         Some(Command::Export(a)) => export::run(&a),
         Some(Command::Calibrate(a)) => calibrate::run(&a),
+        Some(Command::Qat(a)) => qat::run(&a),
         Some(Command::Run(a)) => run::run(&a),
         Some(Command::Eval(a)) => eval::run(&a),
         Some(Command::Sensitivity(a)) => sensitivity::run(&a),

@@ -166,6 +166,7 @@ impl Exporter<'_> {
         weights: &CheckpointWeights<'_>,
         warnings: &mut Vec<String>,
     ) -> Result<Option<QuantizationReport>, Error> {
+        let trained = self.trained(warnings)?;
         if self.recipe.is_none() && !self.options.quantize_kv_cache {
             return Ok(None);
         }
@@ -188,7 +189,9 @@ impl Exporter<'_> {
                 Some(state)
             }
         };
-        quantize::check_data(&recipe, &self.calibration)?;
+        if trained.is_none() {
+            quantize::check_data(&recipe, &self.calibration)?;
+        }
         let (probe, not_evaluated) = self.probe(data.as_ref(), state.as_ref(), config)?;
         let calibrated = data.as_ref().map(|d| d.window);
         let window = calibrated.into_iter().chain(probe.iter().flat_map(|p| p.windows.first().map(Vec::len))).max();
@@ -217,6 +220,7 @@ impl Exporter<'_> {
             moments: moments.as_deref(),
             data: data.as_ref(),
             state: state.as_ref(),
+            trained: trained.as_ref(),
             probe,
             measured,
             evaluation: self.evaluation,
@@ -285,7 +289,7 @@ impl Exporter<'_> {
     }
 
     /// The tokenizer that was given, or that lies with the weights.
-    fn model_tokenizer(&self) -> Result<Option<Tokenizer>, Error> {
+    pub(super) fn model_tokenizer(&self) -> Result<Option<Tokenizer>, Error> {
         match self.tokenizer_source()? {
             Some(source) => Ok(Some(source.tokenizer()?)),
             None => Ok(None),

@@ -1,0 +1,87 @@
+//! `pteron qat` on the bundled model.
+
+mod support;
+
+use std::path::Path;
+
+use support::{Ran, pteron, with_glass};
+
+const TEXT: &str = include_str!("../assets/glass-en/LICENSE");
+
+fn qat(folder: &Path, more: &[&str]) -> Ran {
+    std::fs::write(folder.join("text.txt"), TEXT).unwrap();
+    let base =
+        ["qat", "glass-en", "--data", "text.txt", "--seq-length", "17", "--batch", "1", "--warmup", "0", "--json"];
+    let small = ["--calibration-windows", "2", "--evaluate-every", "0"];
+    let args: Vec<&str> = base.iter().chain(&small).chain(more).copied().collect();
+    pteron(folder, &args)
+}
+
+fn losses(ran: Ran) -> Vec<f64> {
+    let out = ran.ok();
+    let events = out.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+    let steps = events.filter(|e| e["event"] == "step");
+    steps.map(|e| e["loss"].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn a_folder_is_trained_and_exported_and_a_run_goes_on() {
+    let dir = with_glass();
+    let folder = dir.path();
+    let scheme = ["--pt2e-quantize", "qnn_16a4w"];
+    let with = |more: &[&str]| qat(folder, &[&scheme, more].concat());
+    let straight = losses(with(&["--steps", "4", "-o", "straight"]));
+    assert_eq!(straight.len(), 4);
+    assert!(straight.iter().all(|l| *l > 0.0));
+    // The same run, whose process is killed behind its second step: what it saved then is copied.
+    let first = losses(with(&["--steps", "4", "--save-every", "2", "-o", "again", "--cpu-threads", "2"]));
+    assert_eq!(first, straight);
+    for name in ["model.safetensors", "training_state.bin", "quantization_state.json"] {
+        let read = |dir: &str| std::fs::read(folder.join(dir).join(name)).unwrap();
+        assert!(read("straight") == read("again"), "{name}");
+    }
+    let begun = with(&["--steps", "4", "-o", "again"]).fails(1);
+    assert!(begun.contains("training_state.bin") && begun.contains("--resume"), "{begun}");
+    // Nothing is left to do.
+    assert!(losses(with(&["--steps", "4", "-o", "again", "--resume"])).is_empty());
+    let other = with(&["--steps", "5", "-o", "again", "--resume"]).fails(1);
+    assert!(other.contains("other settings"), "{other}");
+    // The export takes recipe and scales from the folder.
+    let report = pteron(folder, &["export", "straight", "-o", "straight.pte", "--allow-degraded", "--json"]).json();
+    assert!(report["quantization"]["scheme"].as_str().unwrap().contains("qnn_16a4w"), "{report}");
+    // Weights that were changed behind its back are not quantized with its scales.
+    std::fs::copy(folder.join("glass-en/model.safetensors"), folder.join("straight/model.safetensors")).unwrap();
+    let changed = pteron(folder, &["export", "straight", "-o", "changed.pte"]).fails(1);
+    assert!(changed.contains("quantization_state.json") && changed.contains("other weights"), "{changed}");
+}
+
+#[test]
+fn what_is_wrong_is_said_in_a_sentence() {
+    let dir = with_glass();
+    let folder = dir.path();
+    let none = qat(folder, &["-o", "out"]).fails(1);
+    assert!(none.contains("no trainable quantizer"), "{none}");
+    let int8 = qat(folder, &["-qmode", "int8", "-o", "out"]).fails(1);
+    assert!(int8.contains("int8") && int8.contains("8da4w"), "{int8}");
+    let long = qat(folder, &["-qmode", "8da4w", "-G", "32", "--seq-length", "129", "-o", "out"]);
+    assert!(long.fails(1).contains("--seq-length"));
+    std::fs::write(folder.join("short.txt"), "Alice").unwrap();
+    let args = ["qat", "glass-en", "--data", "short.txt", "-qmode", "8da4w", "-G", "32", "-o", "out"];
+    let short = pteron(folder, &args).fails(1);
+    assert!(short.contains("short.txt") && short.contains("less than one window of 128"), "{short}");
+    assert!(short.contains("--data") && !short.contains("calibrat"), "{short}");
+    let file = ["qat", "glass-en/model.safetensors", "--data", "short.txt", "-qmode", "8da4w", "-o", "out"];
+    assert!(pteron(folder, &file).fails(1).contains("Hugging Face folder"));
+    assert!(!folder.join("out").exists());
+}
+
+/// A learning rate that overflows: the step and the tensor are named, and what was saved before stays.
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_state() {
+    let dir = with_glass();
+    let folder = dir.path();
+    let flags = ["-qmode", "4w", "-G", "32", "--steps", "6", "--save-every", "1", "--learning-rate", "1e38"];
+    let said = qat(folder, &[&flags[..], &["--clip-norm", "1e30", "-o", "out"]].concat()).fails(1);
+    assert!(said.contains("step ") && said.contains("went bad"), "{said}");
+    assert!(folder.join("out/training_state.bin").is_file());
+}
