@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::Mmap;
-use pteron_tensor::{ByteSource, SourceError};
+use pteron_tensor::{ByteSource, SourceError, copy_range};
 
 use crate::error::CheckpointError;
 
@@ -109,7 +109,8 @@ impl ByteSource for FileBytes {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), SourceError> {
         let end = offset.saturating_add(out.len() as u64);
         if end > self.len {
-            return Err(out_of_range(&self.path.display(), offset, end, self.len));
+            let what = self.path.display().to_string();
+            return Err(SourceError::OutOfRange { what, start: offset, end, len: self.len });
         }
         read_exact_at(&self.file, offset, out).map_err(|e| SourceError::Failed {
             what: self.path.display().to_string(),
@@ -142,22 +143,6 @@ impl ByteSource for MemoryBytes {
     }
     fn as_slice(&self) -> Option<&[u8]> {
         Some(&self.0)
-    }
-}
-
-fn out_of_range(what: &dyn std::fmt::Display, start: u64, end: u64, len: u64) -> SourceError {
-    SourceError::OutOfRange { what: what.to_string(), start, end, len }
-}
-
-fn copy_range(what: &dyn std::fmt::Display, all: &[u8], offset: u64, out: &mut [u8]) -> Result<(), SourceError> {
-    let end = offset.saturating_add(out.len() as u64);
-    let span = usize::try_from(offset).ok().zip(usize::try_from(end).ok()).and_then(|(s, e)| all.get(s..e));
-    match span {
-        Some(bytes) => {
-            out.copy_from_slice(bytes);
-            Ok(())
-        }
-        None => Err(out_of_range(what, offset, end, all.len() as u64)),
     }
 }
 

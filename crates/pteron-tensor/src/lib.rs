@@ -24,8 +24,8 @@ pub use dtype::{B8, DType, Element, UnknownDType};
 pub use names::natural_order;
 pub use shape::{DimOrder, Shape, ShapeError, checked_numel, contiguous_order, is_contiguous, strides_for};
 pub use source::{
-    ByteSource, CastSource, MemorySource, RangeSource, RowMapSource, SharedSource, SourceError, TensorSource,
-    check_rows, read_all,
+    ByteSource, CastSource, MemorySource, RangeSource, RowMapSource, SharedBytes, SharedSource, SourceError,
+    TensorBytes, TensorSource, check_rows, copy_range, read_all,
 };
 pub use tensor::{Tensor, View, ViewError, ViewMut};
 pub use tolerance::{Mismatch, Tolerance};

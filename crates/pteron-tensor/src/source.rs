@@ -169,6 +169,74 @@ pub fn check_rows(s: &dyn TensorSource, rows: &Range<usize>, out: &[u8]) -> Resu
     Ok(())
 }
 
+/// Copies `out.len()` bytes from `offset` of `all`, for sources whose bytes lie in memory.
+///
+/// # Errors
+/// [`SourceError::OutOfRange`] past the end, naming `what`.
+pub fn copy_range(what: &dyn fmt::Display, all: &[u8], offset: u64, out: &mut [u8]) -> Result<(), SourceError> {
+    let end = offset.saturating_add(out.len() as u64);
+    let span = usize::try_from(offset).ok().zip(usize::try_from(end).ok()).and_then(|(s, e)| all.get(s..e));
+    let Some(bytes) = span else {
+        return Err(SourceError::OutOfRange { what: what.to_string(), start: offset, end, len: all.len() as u64 });
+    };
+    out.copy_from_slice(bytes);
+    Ok(())
+}
+
+/// Bytes in memory that others hold as well.
+#[derive(Debug, Clone)]
+pub struct SharedBytes(pub Arc<[u8]>);
+
+impl ByteSource for SharedBytes {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), SourceError> {
+        copy_range(&"bytes in memory", &self.0, offset, out)
+    }
+    fn as_slice(&self) -> Option<&[u8]> {
+        Some(&self.0)
+    }
+}
+
+/// The bytes of a tensor, of which another tensor may be a part.
+#[derive(Debug, Clone)]
+pub struct TensorBytes(pub SharedSource);
+
+impl ByteSource for TensorBytes {
+    fn len(&self) -> u64 {
+        self.0.byte_len() as u64
+    }
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), SourceError> {
+        if let Some(all) = self.0.as_slice() {
+            return copy_range(&self.0.label(), all, offset, out);
+        }
+        let row = self.0.row_bytes().max(1);
+        let past = || SourceError::OutOfRange {
+            what: self.0.label().to_owned(),
+            start: offset,
+            end: offset.saturating_add(out.len() as u64),
+            len: self.len(),
+        };
+        let start = usize::try_from(offset).map_err(|_| past())?;
+        let end = start.checked_add(out.len()).filter(|&e| e <= self.0.byte_len()).ok_or_else(past)?;
+        let rows = start / row..end.div_ceil(row);
+        if start.is_multiple_of(row) && end.is_multiple_of(row) {
+            return self.0.read_rows(rows, out);
+        }
+        let first = rows.start.saturating_mul(row);
+        let mut whole = vec![0; rows.len().saturating_mul(row)];
+        self.0.read_rows(rows, &mut whole)?;
+        copy_range(&self.0.label(), &whole, (start - first) as u64, out)
+    }
+    fn as_slice(&self) -> Option<&[u8]> {
+        self.0.as_slice()
+    }
+    fn release(&self, _: u64, _: u64) {
+        self.0.release();
+    }
+}
+
 /// A tensor held in memory.
 #[derive(Debug, Clone)]
 pub struct MemorySource {
@@ -323,6 +391,9 @@ impl TensorSource for CastSource {
         }
         Ok(())
     }
+    fn release(&self) {
+        self.inner.release();
+    }
     fn label(&self) -> &str {
         self.inner.label()
     }
@@ -364,6 +435,9 @@ impl TensorSource for RowMapSource {
         }
         Ok(())
     }
+    fn release(&self) {
+        self.inner.release();
+    }
     fn label(&self) -> &str {
         self.inner.label()
     }
@@ -391,6 +465,20 @@ mod tests {
         let s = RowMapSource::wrap(source(), |i, p| p[0] - 1 - i, [4, 0]);
         let all = read_all(CastSource::wrap(s, DType::I64).as_ref()).unwrap();
         assert_eq!(bytemuck::cast_slice::<u8, i64>(&all)[..4], [9, 10, 11, 6]);
+    }
+
+    #[test]
+    fn the_bytes_of_a_tensor_are_read_at_any_offset() {
+        let whole = TensorBytes(source());
+        // Decoded by rows: has no slice.
+        let decoded = TensorBytes(RowMapSource::wrap(source(), |i, _| i, [0, 0]));
+        for (offset, len) in [(0, 48), (12, 12), (5, 20), (47, 1), (48, 0), (13, 3)] {
+            let (mut a, mut b) = (vec![0u8; len], vec![1u8; len]);
+            whole.read_at(offset, &mut a).unwrap();
+            decoded.read_at(offset, &mut b).unwrap();
+            assert_eq!(a, b, "{offset} {len}");
+        }
+        assert!(whole.read_at(40, &mut [0; 9]).is_err() && decoded.read_at(40, &mut [0; 9]).is_err());
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use pteron_tensor::{
-    ByteSource, CastSource, DType, MemorySource, RangeSource, SharedSource, SourceError, TensorSource, check_rows,
+    ByteSource, CastSource, DType, MemorySource, RangeSource, SharedBytes, SharedSource, SourceError, TensorBytes,
+    TensorSource, check_rows,
 };
 
 use crate::error::XnnpackError;
@@ -12,68 +13,6 @@ use crate::payload::{ConstantBytes, Datatype, Payload, QuantParams, Scales, Valu
 
 /// Finds named data by key.
 pub(super) type Named<'a> = &'a dyn Fn(&str) -> Option<SharedSource>;
-
-/// The payload's own bytes.
-#[derive(Debug)]
-struct SharedBytes(Arc<[u8]>);
-
-fn out_of_range(start: u64, wanted: usize, len: u64) -> SourceError {
-    let end = start.saturating_add(wanted as u64);
-    SourceError::OutOfRange { what: "XNNPACK constant".to_owned(), start, end, len }
-}
-
-impl ByteSource for SharedBytes {
-    fn len(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), SourceError> {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let end = start.saturating_add(out.len());
-        let from = self.0.get(start..end).ok_or_else(|| out_of_range(offset, out.len(), self.len()))?;
-        out.copy_from_slice(from);
-        Ok(())
-    }
-
-    fn as_slice(&self) -> Option<&[u8]> {
-        Some(&self.0)
-    }
-}
-
-/// The bytes of an entry of the named data.
-#[derive(Debug)]
-struct SourceBytes(SharedSource);
-
-impl ByteSource for SourceBytes {
-    fn len(&self) -> u64 {
-        self.0.byte_len() as u64
-    }
-
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), SourceError> {
-        let fail = || out_of_range(offset, out.len(), self.len());
-        let start = usize::try_from(offset).map_err(|_| fail())?;
-        let end = start.checked_add(out.len()).filter(|&e| e <= self.0.byte_len()).ok_or_else(fail)?;
-        if let Some(from) = self.0.as_slice().and_then(|s| s.get(start..end)) {
-            out.copy_from_slice(from);
-            return Ok(());
-        }
-        let row = self.0.row_bytes().max(1);
-        let rows = start / row..end.div_ceil(row);
-        if start.is_multiple_of(row) && end.is_multiple_of(row) {
-            return self.0.read_rows(rows, out);
-        }
-        let mut all = vec![0; rows.len().saturating_mul(row)];
-        let first = rows.start.saturating_mul(row);
-        self.0.read_rows(rows, &mut all)?;
-        let from = all.get(start.saturating_sub(first)..end.saturating_sub(first));
-        out.copy_from_slice(from.ok_or_else(|| out_of_range(offset, out.len(), self.len()))?);
-        Ok(())
-    }
-
-    fn as_slice(&self) -> Option<&[u8]> {
-        self.0.as_slice()
-    }
-}
 
 /// XNNPACK's 4-bit codes, `code + 8` with the even column in the low nibble, rows in whole bytes, as signed codes: `i4` where
 /// rows fill their bytes, else `i8`.
@@ -114,6 +53,10 @@ impl TensorSource for Nibbles {
         Ok(())
     }
 
+    fn release(&self) {
+        self.packed.release();
+    }
+
     fn label(&self) -> &str {
         self.packed.label()
     }
@@ -135,7 +78,7 @@ fn bytes(
             (Arc::new(SharedBytes(Arc::clone(blob))), range.start as u64, format!("value{}", v.id))
         }
         ConstantBytes::Named(key) => match named(key) {
-            Some(source) => (Arc::new(SourceBytes(source)), 0, key.clone()),
+            Some(source) => (Arc::new(TensorBytes(source)), 0, key.clone()),
             None => return Err(XnnpackError::MissingData { value: v.id, key: key.clone() }),
         },
     })
