@@ -4,12 +4,14 @@
 //! decoding step find them awake. The caller takes part in its own loop and never waits for a worker that has not begun.
 
 use std::any::Any;
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+
+use crate::simd::prefetch_far;
 
 /// Polls before a worker goes to sleep: some tens of microseconds.
 const SPINS_BEFORE_SLEEP: usize = 4_000;
@@ -17,6 +19,16 @@ const SPINS_BEFORE_SLEEP: usize = 4_000;
 const SPINS_BEFORE_YIELD: usize = 2_000;
 /// Bits of an offer below its number: a worker has entered.
 const INSIDE: usize = 1;
+/// Most pieces of memory of [`ThreadPool::look_ahead`].
+const AHEAD: usize = 3;
+/// Most bytes that a worker asks for: what its own cache holds beside other things.
+const AHEAD_BYTES: usize = 384 * 1024;
+/// Cache lines that it asks for between two looks at its offer.
+const AHEAD_LINES: usize = 4;
+/// Lines that a caller asks for between its loops: as many as are on their way at once.
+const CALLER_LINES: usize = 48;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// How many threads, and where they run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +82,11 @@ thread_local! {
     static IN_PIECE: Cell<bool> = const { Cell::new(false) };
 }
 
+thread_local! {
+    /// What this thread has not asked for as a caller.
+    static CALLER_REST: RefCell<Rest> = const { RefCell::new(Rest { version: 0, parts: [(0, 0); AHEAD] }) };
+}
+
 /// What belongs to one thread. The two cache lines are its own, so that threads do not disturb each other.
 #[derive(Default)]
 struct Slot {
@@ -91,6 +108,57 @@ struct Share {
 #[derive(Default)]
 struct Offer(AtomicUsize);
 
+/// Memory that the next loop will read.
+#[repr(align(128))]
+#[derive(Default)]
+struct Ahead {
+    /// Counts what was said.
+    version: AtomicUsize,
+    /// Beginnings and lengths. They are only ever asked for, never read through: what is torn or outdated does no harm.
+    parts: [(AtomicPtr<u8>, AtomicUsize); AHEAD],
+}
+
+/// What of it a worker has not asked for yet.
+#[derive(Default)]
+struct Rest {
+    version: usize,
+    parts: [(usize, usize); AHEAD],
+}
+
+impl Rest {
+    /// Takes over what was said last; worker `me` of `n` threads has its part of all of it.
+    fn renew(&mut self, ahead: &Ahead, me: usize, n: usize) {
+        let version = ahead.version.load(Ordering::Acquire);
+        if version == self.version {
+            return;
+        }
+        self.version = version;
+        let all: [(usize, usize); AHEAD] = std::array::from_fn(|i| {
+            let (start, len) = &ahead.parts[i];
+            (start.load(Ordering::Relaxed) as usize, len.load(Ordering::Relaxed))
+        });
+        let total = all.iter().fold(0usize, |sum, p| sum.saturating_add(p.1));
+        let (mut skip, mut left) = (total / n * me, (total / n).min(AHEAD_BYTES));
+        self.parts = all.map(|(start, len)| {
+            let skipped = skip.min(len);
+            let taken = left.min(len - skipped);
+            skip -= skipped;
+            left -= taken;
+            (start.wrapping_add(skipped), taken)
+        });
+    }
+
+    /// Asks for `lines` lines.
+    fn ask(&mut self, lines: usize) {
+        for _ in 0..lines {
+            let Some((start, len)) = self.parts.iter_mut().find(|p| p.1 > 0) else { return };
+            prefetch_far(std::ptr::without_provenance(*start));
+            *start = start.wrapping_add(LINE);
+            *len = len.saturating_sub(LINE);
+        }
+    }
+}
+
 /// The loop at hand, borrowed from the caller's stack for as long as a worker is inside.
 #[derive(Clone, Copy)]
 struct Job {
@@ -111,6 +179,7 @@ struct Shared {
     sleep: Mutex<()>,
     wake: Condvar,
     shutdown: AtomicBool,
+    ahead: Ahead,
 }
 
 // SAFETY: `job` is the only field that is not `Sync` by itself. It is written only by the thread that holds
@@ -153,6 +222,7 @@ impl Shared {
     fn worker(&self, me: usize) {
         let offer = &self.slots[me].offer.0;
         let most = if self.spin { SPINS_BEFORE_SLEEP } else { 0 };
+        let mut rest = Rest::default();
         loop {
             let mut spins = 0;
             let standing = loop {
@@ -165,6 +235,8 @@ impl Shared {
                 }
                 if spins < most {
                     spins += 1;
+                    rest.renew(&self.ahead, me, self.slots.len());
+                    rest.ask(AHEAD_LINES);
                     std::hint::spin_loop();
                     continue;
                 }
@@ -252,6 +324,7 @@ impl ThreadPool {
             sleep: Mutex::new(()),
             wake: Condvar::new(),
             shutdown: AtomicBool::new(false),
+            ahead: Ahead::default(),
         });
         let (tell, told) = std::sync::mpsc::channel();
         let workers: Vec<JoinHandle<()>> = (1..count)
@@ -281,6 +354,27 @@ impl ThreadPool {
     /// Number of threads, the caller's among them.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Says which memory the next loop reads from its beginning to its end, the threads' shares behind each other. Workers that
+    /// wait bring theirs into their caches meanwhile, and the caller by [`ThreadPool::ask_ahead`]; of more than three parts the
+    /// first three count.
+    pub fn look_ahead(&self, parts: &[&[u8]]) {
+        let ahead = &self.shared.ahead;
+        for (i, (start, len)) in ahead.parts.iter().enumerate() {
+            let part = parts.get(i).copied().unwrap_or(&[]);
+            start.store(part.as_ptr().cast_mut(), Ordering::Relaxed);
+            len.store(part.len(), Ordering::Relaxed);
+        }
+        ahead.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Asks for some of the calling thread's share of what [`ThreadPool::look_ahead`] said, without waiting for it.
+    pub fn ask_ahead(&self) {
+        CALLER_REST.with_borrow_mut(|rest| {
+            rest.renew(&self.shared.ahead, 0, self.threads());
+            rest.ask(CALLER_LINES);
+        });
     }
 
     /// Calls `body(i)` once for each `i` in `0..pieces`, in any order and on any thread, and returns when all are done.

@@ -93,7 +93,7 @@ fn bits(v: &[f32]) -> Vec<u32> {
     v.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Integer sums in 64 bits, then the operations that the module's documentation lists.
+/// Integer sums in 64 bits, then the operations that the documentation of the layout lists.
 fn by_hand(c: &Case, x: &[f32], m: usize) -> Vec<f32> {
     let mut out = Vec::new();
     for row in x.chunks(c.k).take(m) {
@@ -102,13 +102,27 @@ fn by_hand(c: &Case, x: &[f32], m: usize) -> Vec<f32> {
         let inv = 1.0 / q.scale as f32;
         let code = |v: f32| (((v * inv).round_ties_even() + q.zero_point as f32) as i64).clamp(-128, 127);
         for n in 0..c.n {
+            let groups = c.k / c.group;
+            let four = (0..c.n * c.k).all(|i| (-8..8).contains(&c.weight(i / c.k, i % c.k)));
+            let grouped = four && groups > 1;
+            let zero = if grouped { -128 } else { q.zero_point };
+            let scale = |g: usize| c.scales[n * groups + g];
             let mut total = 0f32;
-            for g in 0..c.k / c.group {
-                let sum: i64 =
-                    (g * c.group..(g + 1) * c.group).map(|k| (code(row[k]) - q.zero_point) * c.weight(n, k)).sum();
-                total = (sum as f32).mul_add(c.scales[n * (c.k / c.group) + g], total);
+            if grouped {
+                for first in (0..c.k).step_by(16) {
+                    let sum: i64 = (first..first + 16).map(|k| c.weight(n, k)).sum();
+                    total -= sum as f32 * scale(first / c.group);
+                }
+                total *= (q.zero_point + 128) as f32;
             }
-            out.push(total * q.scale as f32);
+            for g in 0..groups {
+                let sum: i64 = (g * c.group..(g + 1) * c.group).map(|k| (code(row[k]) - zero) * c.weight(n, k)).sum();
+                total = match groups {
+                    1 => sum as f32 * q.scale as f32 * scale(g),
+                    _ => (sum as f32).mul_add(scale(g), total),
+                };
+            }
+            out.push(if groups == 1 { total } else { total * q.scale as f32 });
         }
     }
     out
@@ -231,8 +245,8 @@ fn widths_are_chosen_by_what_is_there() {
     let ctx = Context::new(1);
     let w = Case::new(40, 96, 32, CodeBits::Four, true, 1).pack(&ctx);
     assert_eq!((w.code_bits(), w.scale_bits(), w.group()), (CodeBits::Four, ScaleBits::Sixteen, 32));
-    // Half a byte a code, and two bytes for each 32 of them, in whole blocks of 16 channels.
-    assert_eq!(w.bytes(), 3 * (128 + 16 * 48));
+    // Half a byte a code, two bytes for each 32 of them and four for each channel, in whole blocks of 16 channels.
+    assert_eq!(w.bytes(), 3 * (64 + 128 + 16 * 48));
     let w = Case::new(40, 96, 96, CodeBits::Eight, false, 1).pack(&ctx);
     assert_eq!((w.code_bits(), w.scale_bits(), w.group()), (CodeBits::Eight, ScaleBits::ThirtyTwo, 96));
     assert_eq!(w.bytes(), 3 * (64 + 64 + 16 * 96));
@@ -303,7 +317,7 @@ fn rows_taken_are_rows_made() {
                 let code =
                     |k: usize| if signed { i64::from(raw[r * 40 + k] as i8) } else { i64::from(raw[r * 40 + k]) };
                 let sum: i64 = (0..40).map(|k| (code(k) - zeros[r]) * c.weight(n, k)).sum();
-                assert_eq!(got[r * 21 + n], sum as f32 * c.scales[n] * scales[r] as f32);
+                assert_eq!(got[r * 21 + n], sum as f32 * scales[r] as f32 * c.scales[n]);
             }
         }
         assert!(!rows.take(&view, &[1.0], &[400]).unwrap(), "a zero point that is no code");

@@ -14,7 +14,7 @@ use pteron_tensor::{B8, DType};
 use crate::matmul::gemm::Rounded;
 use crate::operand::SharedMut;
 use crate::quant::dequantize::{Dequantizer, Form};
-use crate::simd::{DotArgs, Kernels, MatrixElement, NnArgs, NtArgs, PanelLine};
+use crate::simd::{DotArgs, Kernels, MatrixElement, NnArgs, NtArgs, PanelLine, prefetch_far};
 use crate::{Context, wide};
 
 /// Keys in a block.
@@ -260,19 +260,6 @@ impl<T: MatrixElement> Source<'_, T> {
     }
 }
 
-/// Asks for a cache line, into the second-level cache.
-#[inline]
-fn prefetch_far(p: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing, whatever the address; every x86-64 processor has it.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = p;
-}
-
 /// Queries, keys, values.
 pub(super) struct Inputs<'a, T> {
     pub(super) q: Rows<'a, T>,
@@ -408,6 +395,9 @@ fn block<T: MatrixElement>(
         let some = step.min(n - from);
         if t.heads > 1 {
             x.v.prefetch(t, j0 + from, some, width);
+            // The keys of the next step, which may be those of the next block.
+            let next = j0 + from + some;
+            x.k.prefetch(t, next, SHORT.min(p.keys.saturating_sub(next)), p.width);
         }
         for h in 0..t.heads {
             let (w, ldw) = x.k.block(t.batch, t.kv_head + h, j0 + from, some, p.width, &mut space.keys);

@@ -4,7 +4,7 @@
 //! the context's kernels read as one stream ([`Packed::new`]). It is never held in floats. Products take activations that are
 //! codes themselves ([`Rows`], quantized once for all products that read them) or floats:
 //!
-//! * [`Rows`]: `out[m, n] = s[m] · Σ_g scale[n, g] · Σ_{k in g} (x[m, k] - z[m])·w[n, k]`, the inner sums exact integers;
+//! * [`Rows`]: `out[m, n] = s[m] · Σ_g scale[n, g] · Σ_{k in g} (x[m, k] - z[m])·w[n, k]`, the sums of products of codes exact;
 //! * floats: `out[m, n] = Σ_g scale[n, g] · Σ_{k in g} x[m, k]·w[n, k]` in f32.
 //!
 //! The order of all float operations is fixed ([`crate::simd`]'s module of codes): each variant gives the same bits, a row alone
@@ -20,7 +20,7 @@ use slab::Room;
 
 pub use crate::simd::{CodeBits, ScaleBits};
 pub use pack::{CodeMatrix, Unpackable};
-pub use product::{Activations, Product, multiply};
+pub use product::{Activations, FEW_ROWS, Product, multiply};
 pub use rows::{Choose, DynamicQuant, Rows};
 pub(crate) use slab::Slab;
 
@@ -55,6 +55,11 @@ impl Packed {
     /// The width of a scale.
     pub fn scale_bits(&self) -> ScaleBits {
         self.geometry.scales
+    }
+
+    /// The memory that it takes, which a product reads from its beginning to its end.
+    pub fn memory(&self) -> &[u8] {
+        self.room.bytes()
     }
 
     /// Bytes that it takes, all of which a product reads.

@@ -64,6 +64,9 @@ pub enum Unpackable {
     },
 }
 
+/// Codes that are summed as integers before they are scaled, as XNNPACK does when it packs.
+const SUMMED: usize = 16;
+
 /// Rows in one thread's piece of a scan.
 const ROWS_A_PIECE: usize = 256;
 
@@ -132,6 +135,19 @@ wide! {
 }
 
 wide! {
+    /// Signed codes of the nibbles of `packed`, the lower one first; of an odd number the last byte's upper one is left out.
+    pub(crate) fn spread(packed: &[u8], out: &mut [i8]) {
+        let (pairs, last) = out.as_chunks_mut::<2>();
+        for (pair, &byte) in pairs.iter_mut().zip(packed) {
+            *pair = [((byte << 4) as i8) >> 4, (byte as i8) >> 4];
+        }
+        if let ([last], Some(&byte)) = (last, packed.last()) {
+            *last = ((byte << 4) as i8) >> 4;
+        }
+    }
+}
+
+wide! {
     /// The sum of the elements.
     pub(crate) fn sum_of(x: &[i8]) -> i32 {
         x.iter().fold(0i32, |sum, &v| sum.wrapping_add(i32::from(v)))
@@ -168,6 +184,9 @@ impl Source<'_> {
     fn row(&self, n: usize, plain: bool, wide: &mut [i32], out: &mut [i8]) {
         match self.codes {
             Codes::Rows(data, row) if plain => out.copy_from_slice(&data[n * row..n * row + self.k]),
+            Codes::Nibbles(data) if plain && (n * self.k).is_multiple_of(2) => {
+                spread(&data[n * self.k / 2..(n * self.k + self.k).div_ceil(2)], out);
+            }
             _ => {
                 self.numbers(n, wide);
                 out.iter_mut().zip(&*wide).for_each(|(o, &v)| *o = v as i8);
@@ -314,6 +333,16 @@ impl Source<'_> {
         }
         // A packed group is a whole one or a part of one.
         let parts = g.groups() / self.groups;
+        if g.is_grouped() {
+            for c in 0..here {
+                let scales = &self.matrix.scales[(first + c) * self.groups..(first + c + 1) * self.groups];
+                let (row, group) = (&rows[c * pitch..c * pitch + self.k], self.k / self.groups);
+                let sum = scales.iter().zip(row.chunks_exact(group)).fold(0f32, |total, (&scale, codes)| {
+                    codes.chunks(SUMMED).fold(total, |total, part| total - sum_of(part) as f32 * scale)
+                });
+                out[c * 4..c * 4 + 4].copy_from_slice(&sum.to_ne_bytes());
+            }
+        }
         for group in 0..g.groups() {
             let place = g.place(group);
             for c in 0..here {

@@ -42,8 +42,8 @@ pub struct Product<'a, 'o> {
 
 /// Bytes of a matrix in one piece where few rows use them.
 const STREAM: usize = 24 * 1024;
-/// Rows up to which memory is the limit.
-const FEW_ROWS: usize = 6;
+/// Rows up to which memory is the limit of a product.
+pub const FEW_ROWS: usize = 6;
 /// Blocks of a piece of many rows: they stay in the first-level cache while the rows go by.
 const BLOCKS: usize = 2;
 /// Rows of a piece of many.

@@ -631,5 +631,18 @@ matrix_element! {
     bf16: nt_bf16, nn_bf16, dot;
 }
 
+/// Asks for a cache line, into the second-level cache.
+#[inline]
+pub(crate) fn prefetch_far(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing, whatever the address; every x86-64 processor has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 #[cfg(test)]
 mod tests;

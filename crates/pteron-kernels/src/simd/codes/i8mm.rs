@@ -91,8 +91,20 @@ unsafe fn two_rows<const FOUR: bool>(a: &CodesArgs<u8>, row: usize, block: usize
     unsafe {
         let base = a.w.add(block * g.block());
         let (mut x0, mut x1) = (a.x.add(row * a.ldx), a.x.add(second * a.ldx));
-        let zero = vcombine_s32(vdup_n_s32(*a.zero.add(row) - 128), vdup_n_s32(*a.zero.add(second) - 128));
+        let zeros = [*a.zero.add(row), *a.zero.add(second)];
+        let [z0, z1] = if g.is_grouped() { [0, 0] } else { zeros };
+        let zero = vcombine_s32(vdup_n_s32(z0 - 128), vdup_n_s32(z1 - 128));
+        let times = if FOUR { 16.0 } else { 1.0 };
+        let row_scales = [row, second].map(|r| vdupq_n_f32(*a.scale.add(r) / times));
         let mut totals = [[vdupq_n_f32(0.0); QUADS]; 2];
+        if g.is_grouped() {
+            for (total, zero) in totals.iter_mut().zip(zeros) {
+                for (q, t) in total.iter_mut().enumerate() {
+                    let sums = vld1q_f32(base.cast::<f32>().add(4 * q));
+                    *t = vmulq_n_f32(vmulq_n_f32(sums, zero as f32), times);
+                }
+            }
+        }
         let ones = vdupq_n_s8(1);
         for group in 0..g.groups() {
             let mut acc = [vdupq_n_s32(0); PAIRS];
@@ -124,8 +136,13 @@ unsafe fn two_rows<const FOUR: bool>(a: &CodesArgs<u8>, row: usize, block: usize
                     vcombine_s32(vget_high_s32(even), vget_high_s32(odd)),
                 ];
                 let scale = scales(a, base, group, 4 * q);
-                for (total, v) in totals.iter_mut().zip(rows) {
-                    total[q] = vfmaq_f32(total[q], vcvtq_f32_s32(v), scale);
+                for ((total, v), row_scale) in totals.iter_mut().zip(rows).zip(row_scales) {
+                    let v = vcvtq_f32_s32(v);
+                    total[q] = if g.groups() == 1 {
+                        vmulq_f32(vmulq_f32(v, row_scale), scale)
+                    } else {
+                        vfmaq_f32(total[q], v, scale)
+                    };
                 }
             }
         }
@@ -133,10 +150,10 @@ unsafe fn two_rows<const FOUR: bool>(a: &CodesArgs<u8>, row: usize, block: usize
             if r == 1 && second == row {
                 break;
             }
-            let times = if FOUR { 16.0 } else { 1.0 };
-            let scale = vdupq_n_f32(*a.scale.add(row) / times);
             for q in 0..QUADS {
-                put(a, row, block * CHANNELS + 4 * q, vmulq_f32(totals[r][q], scale));
+                let total = totals[r][q];
+                let done = if g.groups() == 1 { total } else { vmulq_f32(total, row_scales[r]) };
+                put(a, row, block * CHANNELS + 4 * q, done);
             }
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! **Layout.** Rows of the matrix (output channels) lie in blocks of [`CHANNELS`], and a block is read from its beginning to
 //! its end: memory gives its full rate to one stream only. A block is a run of chunks, of one group, or of two where two lines
-//! of scales fit a cache line. A chunk holds, each part from a cache line on:
+//! of scales fit a cache line. In front of the chunks of a matrix of 4-bit codes with several groups in a row stands a line of
+//! `−Σ scale·code` over each channel, in f32, sixteen codes at a time. A chunk holds, each part from a cache line on:
 //!
 //! * a line with its scales, `[groups][CHANNELS]`, as f32 or, where that loses nothing, as bf16;
 //! * with 8 bits, the sums of its codes, `[groups][CHANNELS]` of i32, modulo 2³²;
@@ -10,11 +11,18 @@
 //!   the lower nibble is that of the first `interleave` codes of a channel, the upper one of the next. Nibbles are two's
 //!   complement. What a row lacks to whole units is 0, and so are the channels that the last block lacks.
 //!
-//! **Results.** With codes of activations: `I[g] = Σ_{k in g} (x[k] - zero)·w[k]` exactly, then in f32 and in the order of the
-//! groups `t = fma(I[g], scale[g], t)`, and `t·row_scale`. With activations in f32: in the order of `k`
-//! `s = fma(x[k], w[k], s)` within a group, and `t = fma(s, scale[g], t)`. Every variant computes just this, so that all of them
-//! agree bit for bit, a row is the same in any batch, and nothing depends on how work was split. (x86 keeps 4-bit codes times 16,
-//! which is a shift of the exponent until the result is scaled back.)
+//! **Results.** Codes of activations are 0 to 255, `zero` among them. In f32 and in the order of the groups:
+//!
+//! * 4 bits, several groups in a row: `I[g] = Σ_{k in g} x[k]·w[k]` exactly; `t = zero·(−Σ scale·code)`, then
+//!   `t = fma(I[g], scale[g], t)`, and `t·row_scale`;
+//! * whole rows: `I = Σ_k (x[k] - zero)·w[k]` exactly, and `(I·row_scale)·scale`;
+//! * 8 bits, several groups: `t = fma(I[g], scale[g], t)` with the `I[g]` of whole rows, from 0 on, and `t·row_scale`.
+//!
+//! The first two are the operations of XNNPACK's kernels `qd8-f32-qb4w` and `qd8-f32-qc8w` for x86, so that a row of codes gives
+//! the numbers that ExecuTorch has. With activations in f32: in the order of `k` `s = fma(x[k], w[k], s)` within a group, and
+//! `t = fma(s, scale[g], t)`. Every variant computes just this, so that all of them agree bit for bit, a row is the same in any
+//! batch, and nothing depends on how work was split. (x86 keeps 4-bit codes times 16, which is a shift of the exponent until
+//! the result is scaled back.)
 
 #[cfg(target_arch = "x86_64")]
 mod encode;
@@ -99,6 +107,11 @@ impl Geometry {
         self.k.checked_div(self.group).unwrap_or(0)
     }
 
+    /// 4-bit codes with several groups in a row: blocks begin with a line of sums.
+    pub(crate) fn is_grouped(&self) -> bool {
+        self.bits == CodeBits::Four && self.groups() > 1
+    }
+
     /// Groups of a chunk.
     fn chunk_groups(&self) -> usize {
         if self.scales == ScaleBits::Sixteen && self.groups() > 1 { 2 } else { 1 }
@@ -118,7 +131,8 @@ impl Geometry {
         let p = self.chunk_groups();
         let (chunk, within) = (group / p, group % p);
         let (sums, codes) = (self.sums_of_group(), self.codes_of_group());
-        let at = chunk * (LINE + p * (sums + codes));
+        let front = if self.is_grouped() { LINE } else { 0 };
+        let at = front + chunk * (LINE + p * (sums + codes));
         Place {
             scales: at + within * CHANNELS * 2,
             sums: at + LINE + within * sums,

@@ -62,14 +62,21 @@ unsafe fn codes(a: CodesArgs<u8>, _: &mut Vec<i32>) {
     let g = a.geometry;
     let element = |m: usize, block: *const u8, channel: usize| {
         let mut total = 0f32;
-        // SAFETY: the caller's: see `CodesArgs`.
+        // SAFETY: the caller's: see `CodesArgs`; a grouped matrix has a line of sums before a block's chunks.
         unsafe {
-            let zero = *a.zero.add(m);
+            let mut zero = *a.zero.add(m);
+            if g.is_grouped() {
+                total = *block.cast::<f32>().add(channel) * zero as f32;
+                zero = 0;
+            }
             for group in 0..g.groups() {
                 let mut sum = 0i32;
                 for at in 0..g.group {
                     let x = i32::from(*a.x.add(m * a.ldx + group * g.group + at)) - zero;
                     sum = sum.wrapping_add(x * code(&g, block, group, at, channel));
+                }
+                if g.groups() == 1 {
+                    return sum as f32 * *a.scale.add(m) * scale(&g, block, group, channel);
                 }
                 total = (sum as f32).mul_add(scale(&g, block, group, channel), total);
             }

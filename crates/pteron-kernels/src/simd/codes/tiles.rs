@@ -7,11 +7,9 @@ use crate::simd::lanes::Lanes;
 
 /// Codes of a channel that one 32-bit lane holds.
 const FOURS: usize = 4;
-/// How far ahead of the codes at hand cache lines are asked for where memory is the limit, in bytes.
-const AHEAD: usize = 4096;
-
-/// Codes of 4 bits whose sum fits 16, times 16.
-const SHORT_GROUP: usize = 255;
+/// How far ahead of the codes at hand cache lines are asked for where memory is the limit, in bytes: into the second-level cache,
+/// since the first level has room for few requests.
+const AHEAD: usize = 12 * 1024;
 
 /// Registers of 32-bit lanes, each with four codes of a channel.
 ///
@@ -40,12 +38,6 @@ pub(super) trait CodeLanes {
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// `acc - zero·sums`, modulo 2³².
     unsafe fn less(acc: Self::V, zero: i32, sums: Self::V) -> Self::V;
-    /// The same for sums that fit 16 bits and zero points from 0 to 255.
-    #[inline(always)]
-    unsafe fn less_short(acc: Self::V, zero: i32, sums: Self::V) -> Self::V {
-        // SAFETY: the same contract.
-        unsafe { Self::less(acc, zero, sums) }
-    }
     unsafe fn store(p: *mut i32, v: Self::V);
     unsafe fn to_floats(v: Self::V) -> <Self::Floats as Lanes>::V;
     /// The lanes shifted to the left, then back to the right keeping the sign: one code of each.
@@ -110,6 +102,24 @@ impl Column {
                 S::Floats::load(first.cast::<f32>().add(self.channel))
             }
         }
+    }
+}
+
+/// True if sums of codes are needed by the group: for zero points, or for what [`CodeLanes::dot`] takes from activations.
+const fn needs_sums<S: CodeLanes, const GROUPED: bool>() -> bool {
+    !GROUPED || S::BIAS != 0
+}
+
+/// What the total of a row and a register begins with: see the module's documentation.
+///
+/// # Safety
+/// The matrix is grouped, the block is there, and the row's zero point.
+#[inline(always)]
+unsafe fn beginning<S: CodeLanes>(column: &Column, zero: i32) -> Floats<S> {
+    // SAFETY: the caller's: a block of such a matrix begins with 16 numbers.
+    unsafe {
+        let sums = S::Floats::load(column.block.cast::<f32>().add(column.channel));
+        S::Floats::mul(S::Floats::mul(sums, S::Floats::splat(zero as f32)), S::Floats::splat(S::TIMES as f32))
     }
 }
 
@@ -207,9 +217,9 @@ unsafe fn unit<S: CodeLanes, const R: usize, const C: usize, const FOUR: bool>(
 /// R rows from `row` on by C registers of channels from `at` on. Groups have whole runs of U units.
 ///
 /// # Safety
-/// See [`CodesArgs`]; the rows and the registers are there, `sums` as [`column`] has them.
+/// See [`CodesArgs`]; the rows and the registers are there, `sums` as [`column`] has them where they are needed.
 #[inline(always)]
-unsafe fn tile<S: CodeLanes, const R: usize, const C: usize, const FOUR: bool, const U: usize>(
+unsafe fn tile<S: CodeLanes, const R: usize, const C: usize, const FOUR: bool, const U: usize, const GROUPED: bool>(
     a: &CodesArgs<u8>,
     row: usize,
     at: usize,
@@ -218,17 +228,25 @@ unsafe fn tile<S: CodeLanes, const R: usize, const C: usize, const FOUR: bool, c
     let g = &a.geometry;
     let half = g.scales == ScaleBits::Sixteen;
     let runs = g.units() / U;
-    let short = FOUR && g.group <= SHORT_GROUP && S::BIAS == 0;
+    let whole_rows = g.groups() == 1;
     let step = if FOUR { 2 * FOURS } else { FOURS };
     // SAFETY: the caller's; units and groups are walked in the order in which they lie.
     unsafe {
         let columns: [Column; C] = columns::<S, u8, C>(a, at, sums);
         let mut zeros = [0i32; R];
-        for (r, zero) in zeros.iter_mut().enumerate() {
-            *zero = *a.zero.add(row + r) - S::BIAS;
+        let mut scales = [S::Floats::splat(0.0); R];
+        let mut totals = [[S::Floats::splat(0.0); C]; R];
+        for r in 0..R {
+            let zero = *a.zero.add(row + r);
+            scales[r] = S::Floats::splat(row_scale::<S, FOUR>(a, row + r));
+            zeros[r] = if GROUPED { -S::BIAS } else { zero - S::BIAS };
+            if GROUPED {
+                for c in 0..C {
+                    totals[r][c] = beginning::<S>(&columns[c], zero);
+                }
+            }
         }
         let mut x = a.x.add(row * a.ldx);
-        let mut totals = [[S::Floats::splat(0.0); C]; R];
         for group in 0..g.groups() {
             let place = g.place(group);
             let mut unit_at = place.codes;
@@ -244,22 +262,26 @@ unsafe fn tile<S: CodeLanes, const R: usize, const C: usize, const FOUR: bool, c
                 unit_at += LINE * U;
             }
             for c in 0..C {
-                let sums = columns[c].sums::<S, FOUR>(group, place);
                 let scale = columns[c].scales::<S>(place, half);
                 for r in 0..R {
-                    let whole = if short {
-                        S::less_short(acc[r][c], zeros[r], sums)
+                    let mut sum = acc[r][c];
+                    if needs_sums::<S, GROUPED>() {
+                        sum = S::less(sum, zeros[r], columns[c].sums::<S, FOUR>(group, place));
+                    }
+                    let sum = S::to_floats(sum);
+                    totals[r][c] = if !GROUPED && whole_rows {
+                        S::Floats::mul(S::Floats::mul(sum, scales[r]), scale)
                     } else {
-                        S::less(acc[r][c], zeros[r], sums)
+                        S::Floats::fma(sum, scale, totals[r][c])
                     };
-                    totals[r][c] = S::Floats::fma(S::to_floats(whole), scale, totals[r][c]);
                 }
             }
         }
         for r in 0..R {
-            let scale = S::Floats::splat(row_scale::<S, FOUR>(a, row + r));
             for c in 0..C {
-                put::<S, u8>(a, row + r, at + c, S::Floats::mul(totals[r][c], scale));
+                let total = totals[r][c];
+                let done = if !GROUPED && whole_rows { total } else { S::Floats::mul(total, scales[r]) };
+                put::<S, u8>(a, row + r, at + c, done);
             }
         }
     }
@@ -273,18 +295,20 @@ struct Chains<V> {
     sums: [V; 2],
 }
 
-/// Adds the products of a unit of 4-bit codes, and the codes.
+/// Adds the products of a unit of 4-bit codes, and the codes where their sums are needed.
 ///
 /// # Safety
 /// As [`unit`].
 #[inline(always)]
-unsafe fn add_planes<S: CodeLanes>(chains: &mut Chains<S::V>, code: *const u8, x: *const u8) {
+unsafe fn add_planes<S: CodeLanes, const GROUPED: bool>(chains: &mut Chains<S::V>, code: *const u8, x: *const u8) {
     // SAFETY: the caller's.
     unsafe {
         let [low, high] = S::planes(S::load(code));
         let Chains { acc, sums } = *chains;
         chains.acc = [S::dot(acc[0], S::four(x), low), S::dot(acc[1], S::four(x.add(FOURS)), high)];
-        chains.sums = [S::sum(sums[0], low), S::sum(sums[1], high)];
+        if needs_sums::<S, GROUPED>() {
+            chains.sums = [S::sum(sums[0], low), S::sum(sums[1], high)];
+        }
     }
 }
 
@@ -294,7 +318,10 @@ unsafe fn add_planes<S: CodeLanes>(chains: &mut Chains<S::V>, code: *const u8, x
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn stream<S: CodeLanes, const C: usize, const FOUR: bool, const U: usize>(a: &CodesArgs<u8>, at: usize) {
+unsafe fn stream<S: CodeLanes, const C: usize, const FOUR: bool, const U: usize, const GROUPED: bool>(
+    a: &CodesArgs<u8>,
+    at: usize,
+) {
     let g = &a.geometry;
     let half = g.scales == ScaleBits::Sixteen;
     let units = g.units();
@@ -302,29 +329,37 @@ unsafe fn stream<S: CodeLanes, const C: usize, const FOUR: bool, const U: usize>
     unsafe {
         let columns: [Column; C] = columns::<S, u8, C>(a, at, std::ptr::null());
         let ahead = columns[0].block.wrapping_add(AHEAD);
-        let zero = *a.zero - S::BIAS;
+        let zero = if GROUPED { -S::BIAS } else { *a.zero - S::BIAS };
+        let row_scale = S::Floats::splat(row_scale::<S, FOUR>(a, 0));
+        let whole_rows = g.groups() == 1;
         let mut x = a.x;
         let mut totals = [S::Floats::splat(0.0); C];
+        if GROUPED {
+            S::Floats::prefetch_far(ahead);
+            for c in 0..C {
+                totals[c] = beginning::<S>(&columns[c], *a.zero);
+            }
+        }
         for group in 0..g.groups() {
             let place = g.place(group);
             let mut unit_at = place.codes;
-            S::Floats::prefetch(ahead.wrapping_add(place.scales));
+            S::Floats::prefetch_far(ahead.wrapping_add(place.scales));
             let mut chains = [Chains { acc: [S::zero(); 2], sums: [S::zero(); 2] }; C];
             if FOUR {
                 for _ in 0..units / U {
-                    S::Floats::prefetch(ahead.wrapping_add(unit_at));
+                    S::Floats::prefetch_far(ahead.wrapping_add(unit_at));
                     if U == 4 {
-                        S::Floats::prefetch(ahead.wrapping_add(unit_at + LINE));
-                        S::Floats::prefetch(ahead.wrapping_add(unit_at + 2 * LINE));
-                        S::Floats::prefetch(ahead.wrapping_add(unit_at + 3 * LINE));
+                        S::Floats::prefetch_far(ahead.wrapping_add(unit_at + LINE));
+                        S::Floats::prefetch_far(ahead.wrapping_add(unit_at + 2 * LINE));
+                        S::Floats::prefetch_far(ahead.wrapping_add(unit_at + 3 * LINE));
                     }
                     for c in 0..C {
                         let code = columns[c].codes(unit_at);
-                        add_planes::<S>(&mut chains[c], code, x);
+                        add_planes::<S, GROUPED>(&mut chains[c], code, x);
                         if U == 4 {
-                            add_planes::<S>(&mut chains[c], code.add(LINE), x.add(2 * FOURS));
-                            add_planes::<S>(&mut chains[c], code.add(2 * LINE), x.add(4 * FOURS));
-                            add_planes::<S>(&mut chains[c], code.add(3 * LINE), x.add(6 * FOURS));
+                            add_planes::<S, GROUPED>(&mut chains[c], code.add(LINE), x.add(2 * FOURS));
+                            add_planes::<S, GROUPED>(&mut chains[c], code.add(2 * LINE), x.add(4 * FOURS));
+                            add_planes::<S, GROUPED>(&mut chains[c], code.add(3 * LINE), x.add(6 * FOURS));
                         }
                     }
                     x = x.add(2 * FOURS * U);
@@ -332,8 +367,8 @@ unsafe fn stream<S: CodeLanes, const C: usize, const FOUR: bool, const U: usize>
                 }
             } else {
                 for _ in 0..units / 2 {
-                    S::Floats::prefetch(ahead.wrapping_add(unit_at));
-                    S::Floats::prefetch(ahead.wrapping_add(unit_at + LINE));
+                    S::Floats::prefetch_far(ahead.wrapping_add(unit_at));
+                    S::Floats::prefetch_far(ahead.wrapping_add(unit_at + LINE));
                     for c in 0..C {
                         let code = columns[c].codes(unit_at);
                         let acc = &mut chains[c].acc;
@@ -353,14 +388,22 @@ unsafe fn stream<S: CodeLanes, const C: usize, const FOUR: bool, const U: usize>
             }
             for c in 0..C {
                 let Chains { acc, sums } = chains[c];
-                let sums = if FOUR { S::add(sums[0], sums[1]) } else { columns[c].sums::<S, false>(group, place) };
-                let whole = S::less(S::add(acc[0], acc[1]), zero, sums);
-                totals[c] = S::Floats::fma(S::to_floats(whole), columns[c].scales::<S>(place, half), totals[c]);
+                let mut sum = S::add(acc[0], acc[1]);
+                if needs_sums::<S, GROUPED>() {
+                    let sums = if FOUR { S::add(sums[0], sums[1]) } else { columns[c].sums::<S, false>(group, place) };
+                    sum = S::less(sum, zero, sums);
+                }
+                let (sum, scale) = (S::to_floats(sum), columns[c].scales::<S>(place, half));
+                totals[c] = if !GROUPED && whole_rows {
+                    S::Floats::mul(S::Floats::mul(sum, row_scale), scale)
+                } else {
+                    S::Floats::fma(sum, scale, totals[c])
+                };
             }
         }
-        let scale = S::Floats::splat(row_scale::<S, FOUR>(a, 0));
         for c in 0..C {
-            put::<S, u8>(a, 0, at + c, S::Floats::mul(totals[c], scale));
+            let done = if !GROUPED && whole_rows { totals[c] } else { S::Floats::mul(totals[c], row_scale) };
+            put::<S, u8>(a, 0, at + c, done);
         }
     }
 }
@@ -420,7 +463,14 @@ macro_rules! rows {
 }
 
 #[inline(always)]
-unsafe fn by_codes<S: CodeLanes, const R: usize, const C: usize, const FOUR: bool, const U: usize>(
+unsafe fn by_codes<
+    S: CodeLanes,
+    const R: usize,
+    const C: usize,
+    const FOUR: bool,
+    const U: usize,
+    const GROUPED: bool,
+>(
     a: &CodesArgs<u8>,
     scratch: &mut Vec<i32>,
 ) {
@@ -433,27 +483,27 @@ unsafe fn by_codes<S: CodeLanes, const R: usize, const C: usize, const FOUR: boo
             let whole = const { CHANNELS / <S::Floats as Lanes>::N };
             while at < registers {
                 match whole {
-                    1 => stream::<S, 1, FOUR, U>(a, at),
-                    2 => stream::<S, 2, FOUR, U>(a, at),
-                    _ => stream::<S, 4, FOUR, U>(a, at),
+                    1 => stream::<S, 1, FOUR, U, GROUPED>(a, at),
+                    2 => stream::<S, 2, FOUR, U, GROUPED>(a, at),
+                    _ => stream::<S, 4, FOUR, U, GROUPED>(a, at),
                 }
                 at += whole;
             }
             return;
         }
-        if FOUR {
+        if FOUR && needs_sums::<S, GROUPED>() {
             sums_of_planes::<S>(a, scratch);
         }
         let sums = scratch.as_ptr();
         // A block's registers are there even where its channels are not.
         let whole = const { CHANNELS / <S::Floats as Lanes>::N };
         while at + C <= a.blocks * whole && at < registers {
-            rows!(tile, S, R, C, [FOUR, U], a, at, sums);
+            rows!(tile, S, R, C, [FOUR, U, GROUPED], a, at, sums);
             at += C;
         }
         if C > whole {
             while at < registers {
-                rows!(tile, S, R, 1, [FOUR, U], a, at, sums);
+                rows!(tile, S, R, 1, [FOUR, U, GROUPED], a, at, sums);
                 at += 1;
             }
         }
@@ -466,13 +516,16 @@ unsafe fn by_codes<S: CodeLanes, const R: usize, const C: usize, const FOUR: boo
 /// See [`CodesArgs`]; the processor has the instructions of `S`, and the layout's interleave is 4.
 #[inline(always)]
 pub(super) unsafe fn codes<S: CodeLanes, const R: usize, const C: usize>(a: CodesArgs<u8>, scratch: &mut Vec<i32>) {
+    // Groups of 32 have four units: a loop's end mispredicted at each would cost as much as the products.
+    let four = a.geometry.units().is_multiple_of(4);
     // SAFETY: the caller's.
     unsafe {
         match a.geometry.bits {
-            // Groups of 32 have four units: a loop's end mispredicted at each would cost as much as the products.
-            CodeBits::Four if a.geometry.units().is_multiple_of(4) => by_codes::<S, R, C, true, 4>(&a, scratch),
-            CodeBits::Four => by_codes::<S, R, C, true, 1>(&a, scratch),
-            CodeBits::Eight => by_codes::<S, R, C, false, 1>(&a, scratch),
+            CodeBits::Four if a.geometry.is_grouped() && four => by_codes::<S, R, C, true, 4, true>(&a, scratch),
+            CodeBits::Four if a.geometry.is_grouped() => by_codes::<S, R, C, true, 1, true>(&a, scratch),
+            CodeBits::Four if four => by_codes::<S, R, C, true, 4, false>(&a, scratch),
+            CodeBits::Four => by_codes::<S, R, C, true, 1, false>(&a, scratch),
+            CodeBits::Eight => by_codes::<S, R, C, false, 1, false>(&a, scratch),
         }
     }
 }

@@ -58,11 +58,6 @@ impl CodeLanes for Avx512Vnni {
         unsafe { _mm512_sub_epi32(acc, _mm512_mullo_epi32(_mm512_set1_epi32(zero), sums)) }
     }
     #[inline(always)]
-    unsafe fn less_short(acc: __m512i, zero: i32, sums: __m512i) -> __m512i {
-        // A pair of 16 bits each: the sum's lower half, and 0 for what its sign has left in the upper one.
-        unsafe { _mm512_dpwssd_epi32(acc, sums, _mm512_set1_epi32(zero.wrapping_neg() & 0xffff)) }
-    }
-    #[inline(always)]
     unsafe fn store(p: *mut i32, v: __m512i) {
         unsafe { _mm512_storeu_si512(p.cast(), v) }
     }
