@@ -18,6 +18,8 @@ enum Resolved {
     Borrowed(SharedSource),
     /// Decoded.
     Owned(AlignedBytes),
+    /// Decoded while something is made of it, and not kept.
+    Passing(TensorType, SharedSource),
     /// Not used by any method.
     Unused,
 }
@@ -47,13 +49,33 @@ fn is_readable_in_place(ty: &TensorType, source: &SharedSource) -> bool {
     ty.order.is_none() && source.as_slice().is_some_and(|b| (b.as_ptr() as usize).is_multiple_of(align))
 }
 
-/// Bytes of the constants for which `used` is true that [`Constants::resolve`] will copy.
-pub(crate) fn bytes_to_decode(module: &Module, used: &dyn Fn(ConstId) -> bool) -> u64 {
-    let copied = module.constants.iter().filter(|(id, _)| used(*id)).map(|(_, c)| match &c.data {
-        ConstData::Source(s) if !is_readable_in_place(&c.ty, s) => s.byte_len() as u64,
-        _ => 0,
-    });
-    copied.fold(0, u64::saturating_add)
+/// What is done with a constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Need {
+    /// No method uses it.
+    Unused,
+    /// Other tensors are made of it when the session is.
+    Making,
+    /// It is read when methods run.
+    Running,
+}
+
+/// Bytes that [`Constants::resolve`] will copy, and the most that are copied for a while when other tensors are made.
+pub(crate) fn bytes_to_decode(module: &Module, need: &dyn Fn(ConstId) -> Need) -> u64 {
+    let (mut kept, mut passing) = (0u64, 0u64);
+    for (id, c) in module.constants.iter() {
+        let ConstData::Source(s) = &c.data else { continue };
+        if is_readable_in_place(&c.ty, s) {
+            continue;
+        }
+        match need(id) {
+            Need::Running => kept = kept.saturating_add(s.byte_len() as u64),
+            // Codes, scales and zero points of one weight at a time.
+            Need::Making => passing = passing.max((s.byte_len() as u64).saturating_mul(3)),
+            Need::Unused => {}
+        }
+    }
+    kept.saturating_add(passing)
 }
 
 /// A tensor that was computed from constants.
@@ -77,11 +99,11 @@ pub(crate) struct Constants {
 }
 
 impl Constants {
-    /// Resolves the constants for which `used` is true.
-    pub(crate) fn resolve(module: &Module, used: &dyn Fn(ConstId) -> bool) -> Result<Constants, ExecError> {
+    /// Resolves the constants that are needed.
+    pub(crate) fn resolve(module: &Module, need: &dyn Fn(ConstId) -> Need) -> Result<Constants, ExecError> {
         let mut items = IdMap::new();
         for (id, c) in module.constants.iter() {
-            if !used(id) {
+            if need(id) == Need::Unused {
                 items.push(Resolved::Unused);
                 continue;
             }
@@ -99,6 +121,8 @@ impl Constants {
                     }
                     if is_readable_in_place(&c.ty, s) {
                         Resolved::Borrowed(Arc::clone(s))
+                    } else if need(id) == Need::Making {
+                        Resolved::Passing(c.ty.clone(), Arc::clone(s))
                     } else {
                         Resolved::Owned(in_memory_order(&c.ty, s)?)
                     }
@@ -118,13 +142,21 @@ impl Constants {
         match self.items.get(id) {
             Some(Resolved::Borrowed(s)) => s.as_slice().unwrap_or(&[]),
             Some(Resolved::Owned(b)) => b,
-            Some(Resolved::Unused) | None => &[],
+            Some(Resolved::Passing(..) | Resolved::Unused) | None => &[],
+        }
+    }
+
+    /// The elements of a constant that [`Constants::bytes`] does not have because they are needed for a while only.
+    pub(crate) fn passing(&self, id: ConstId) -> Result<Option<AlignedBytes>, String> {
+        match self.items.get(id) {
+            Some(Resolved::Passing(ty, s)) => in_memory_order(ty, s).map(Some).map_err(|e| e.to_string()),
+            _ => Ok(None),
         }
     }
 
     /// Says that the bytes of a constant are not needed for now: a packed weight stands for them.
     pub(crate) fn release(&self, id: ConstId) {
-        if let Some(Resolved::Borrowed(s)) = self.items.get(id) {
+        if let Some(Resolved::Borrowed(s) | Resolved::Passing(_, s)) = self.items.get(id) {
             s.release();
         }
     }

@@ -258,7 +258,7 @@ impl Folder {
         semantics: QuantSemantics,
         constants: &Constants,
     ) -> Result<Vec<Made>, String> {
-        let mut work = Work { folder: self, ctx, semantics, constants, done: Vec::new() };
+        let mut work = Work { folder: self, ctx, semantics, constants, done: Vec::new(), passing: Vec::new() };
         work.done.resize_with(self.items.len(), || None);
         let mut made: Vec<Made> = Vec::with_capacity(self.items.len());
         for (i, item) in self.items.iter().enumerate() {
@@ -298,7 +298,7 @@ impl Folder {
         constants: &Constants,
         i: usize,
     ) -> Result<AlignedBytes, String> {
-        let mut work = Work { folder: self, ctx, semantics, constants, done: Vec::new() };
+        let mut work = Work { folder: self, ctx, semantics, constants, done: Vec::new(), passing: Vec::new() };
         work.done.resize_with(self.items.len(), || None);
         work.need(i)?;
         work.done.swap_remove(i).ok_or_else(|| "was not computed".to_owned())
@@ -349,6 +349,8 @@ pub(crate) struct Work<'a> {
     semantics: QuantSemantics,
     pub(crate) constants: &'a Constants,
     done: Vec<Option<AlignedBytes>>,
+    /// Constants that are decoded for the item at hand.
+    passing: Vec<(ConstId, AlignedBytes)>,
 }
 
 impl<'a> Work<'a> {
@@ -365,9 +367,35 @@ impl<'a> Work<'a> {
                 self.need(*j)?;
             }
         }
+        for a in &item.args {
+            self.bring(a)?;
+        }
         let result = one(self, item).map_err(|e| format!("{}: {e}", item.op))?;
         self.done[i] = Some(result);
+        self.let_go();
         Ok(())
+    }
+
+    /// Decodes a constant for the item at hand, if it is not there. Other items may not be computed before
+    /// [`Work::let_go`].
+    pub(crate) fn bring(&mut self, known: &Known) -> Result<(), String> {
+        if let Known::Const(c, _) = known
+            && !self.passing.iter().any(|p| p.0 == *c)
+            && let Some(bytes) = self.constants.passing(*c)?
+        {
+            self.passing.push((*c, bytes));
+        }
+        Ok(())
+    }
+
+    /// Drops what was decoded for the item at hand.
+    pub(crate) fn let_go(&mut self) {
+        self.passing.clear();
+    }
+
+    /// The elements of a constant.
+    pub(crate) fn constant(&self, c: ConstId) -> &[u8] {
+        self.passing.iter().find(|p| p.0 == c).map_or_else(|| self.constants.bytes(c), |p| &p.1)
     }
 
     /// The elements of item `i`, which has been computed.
@@ -402,7 +430,7 @@ fn one(work: &Work<'_>, item: &Item) -> Result<AlignedBytes, String> {
     let mut resolved: SmallVec<[Resolved<'_>; 8]> = SmallVec::new();
     for (a, layout) in item.args.iter().zip(&layouts) {
         resolved.push(match (a, layout) {
-            (Known::Const(c, ty), Some(l)) => tensor(ty, l, work.constants.bytes(*c))?,
+            (Known::Const(c, ty), Some(l)) => tensor(ty, l, work.constant(*c))?,
             (Known::Item(i, ty), Some(l)) => tensor(ty, l, work.done(*i))?,
             (Known::Other(arg), _) => literal(arg)?,
             _ => return Err("an argument has no sizes".to_owned()),

@@ -45,7 +45,28 @@ impl Run<'_, '_> {
             }
         }
         self.fused(number, group).map_err(|e| self.failed(last, e))?;
+        self.look_ahead(number, group);
         Ok(group.what.op())
+    }
+
+    /// Says which weights come next, where few rows use them.
+    fn look_ahead(&self, number: usize, group: &Group) {
+        if !matches!(group.what, Fused::Coded { .. }) {
+            return;
+        }
+        let few = |v: &ValueId| {
+            let sizes = &self.frame.slots[*v].sizes;
+            sizes.iter().rev().skip(1).product::<usize>() <= pteron_kernels::packed::FEW_ROWS
+        };
+        let next = self.plan.coded_after.get(number).copied().flatten();
+        if let (true, Some(next)) =
+            (group.outs.first().is_some_and(few), next.and_then(|g| self.plan.groups.list.get(g)))
+            && let Fused::Coded { layers, .. } = &next.what
+        {
+            let weights: SmallVec<[&[u8]; 3]> =
+                layers.iter().filter_map(|l| self.constants.packed(l.item)).map(|p| p.memory()).collect();
+            self.ctx.pool().look_ahead(&weights);
+        }
     }
 
     /// Finds the sizes of all that the members give, and what they come to, unless nothing changed since the last call.
@@ -98,7 +119,8 @@ impl Run<'_, '_> {
             }
             Fused::Coded { x, layers } => {
                 let rows = |v: ValueId| sizes(v).split_last().map(|(_, lead)| lead.iter().product::<usize>());
-                let packed = |l: &CodedLayer| self.constants.packed(l.item).is_some();
+                let width = sizes(x.rows()).last().copied();
+                let packed = |l: &CodedLayer| self.constants.packed(l.item).is_some_and(|p| Some(p.columns()) == width);
                 layers.iter().all(packed) && group.outs.iter().all(|&v| rows(v) == rows(x.rows()))
             }
         };

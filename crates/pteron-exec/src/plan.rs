@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use pteron_ir::memory::{Interval, Storage, StorageId, StorageKind, place, storages_with_safe_views};
-use pteron_ir::{BufferId, ConstId, Extra, Graph, Id, IdMap, Module, NodeId, RegionId, SideTable, Type, ValueId};
+use pteron_ir::{BufferId, ConstId, Extra, Graph, IdMap, Module, NodeId, RegionId, SideTable, Type, ValueId};
 use pteron_tensor::AlignedBytes;
 
+use crate::constants::Need;
 use crate::dispatch::has_kernel;
 use crate::error::ExecError;
 use crate::fold::{Folded, Folder};
-use crate::fuse::{Groups, Part};
+use crate::fuse::{Fused, Groups, Part};
 use crate::in_place::InPlace;
 
 /// Where a tensor's bytes are.
@@ -57,6 +58,18 @@ impl StateLayout {
     }
 }
 
+/// For each group of layers with packed weights the next one of `walk`; after the last comes the first, in the next call.
+fn coded_after(groups: &Groups, walk: &[NodeId]) -> Vec<Option<usize>> {
+    let is_coded = |g: &usize| groups.list.get(*g).is_some_and(|g| matches!(g.what, Fused::Coded { .. }));
+    let number = |&n: &NodeId| if let Part::Turn(g) = groups.part[n] { Some(g) } else { None };
+    let order: Vec<usize> = walk.iter().filter_map(number).filter(is_coded).collect();
+    let mut after = vec![None; groups.list.len()];
+    for (i, &g) in order.iter().enumerate() {
+        after[g] = order.get((i + 1) % order.len()).copied();
+    }
+    after
+}
+
 /// The plan of one method.
 #[derive(Debug)]
 pub(crate) struct MethodPlan {
@@ -70,8 +83,10 @@ pub(crate) struct MethodPlan {
     pub(crate) in_place: InPlace,
     /// Nodes that are executed together.
     pub(crate) groups: Groups,
-    /// The nodes of each region without those that a group passes over.
+    /// The nodes of each region without those that a group passes over, and those that were executed when the session was made.
     pub(crate) walks: SideTable<RegionId, Vec<NodeId>>,
+    /// For each group of layers with packed weights the one that is executed after it.
+    pub(crate) coded_after: Vec<Option<usize>>,
     /// Nodes that were executed when the session was made.
     pub(crate) folded: Folded,
     /// Bytes of arena that the method needs.
@@ -148,8 +163,10 @@ impl MethodPlan {
         let saved = graph.outputs().iter().filter(|v| overwritten(v)).copied().collect();
         let mut walks = SideTable::new(Vec::new());
         for (id, r) in graph.regions.iter() {
-            walks[id] = r.nodes.iter().copied().filter(|&n| groups.part[n] != Part::Inner).collect();
+            let walked = |&n: &NodeId| groups.part[n] != Part::Inner && !folded.nodes[n];
+            walks[id] = r.nodes.iter().copied().filter(walked).collect();
         }
+        let coded = coded_after(&groups, &walks[graph.body_id()]);
         Ok(MethodPlan {
             places,
             dynamic,
@@ -157,6 +174,7 @@ impl MethodPlan {
             in_place,
             groups,
             walks,
+            coded_after: coded,
             folded,
             arena_bytes: placement.total,
             write_backs,
@@ -164,14 +182,23 @@ impl MethodPlan {
         })
     }
 
-    /// True if the method reads constant `c`.
-    pub(crate) fn uses(graph: &Graph) -> impl Fn(ConstId) -> bool {
-        let mut used = SideTable::new(false);
+    /// Says of each constant that the method has what it needs it for.
+    pub(crate) fn note_constants(&self, graph: &Graph, note: &mut dyn FnMut(ConstId, Need)) {
         for data in graph.values.values() {
             if let pteron_ir::Def::Const(c) = data.def {
-                used[c] = true;
+                note(c, Need::Making);
             }
         }
-        move |c| c.index() != usize::MAX && used[c]
+        let mut read = |v: ValueId| {
+            if let Some(Place::Const(c)) = self.places[v] {
+                note(c, Need::Running);
+            }
+        };
+        // A view reads nothing itself.
+        for n in graph.all_nodes().into_iter().filter(|&n| !self.folded.nodes[n] && !self.alias[n]) {
+            graph.nodes[n].args.iter().for_each(|a| a.for_each_value(&mut read));
+        }
+        graph.regions.values().flat_map(|r| &r.results).for_each(|&v| read(v));
+        graph.mutations.iter().for_each(|m| read(m.1));
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Slot {
     pub(crate) strides: Shape,
     /// A tensor's bytes.
     pub(crate) bytes: usize,
+    /// Its element type; that of bytes for what is none.
+    dtype: DType,
     /// A scalar's value.
     pub(crate) scalar: Scalar,
     /// When its type or its number last became another one, by the frame's clock.
@@ -68,6 +70,7 @@ impl Frame {
                 sizes: Shape::new(),
                 strides: Shape::new(),
                 bytes: 0,
+                dtype: data.ty.as_tensor().map_or(DType::U8, |t| t.dtype),
                 scalar: Scalar::Int(0),
                 changed: 0,
             };
@@ -119,12 +122,20 @@ impl Frame {
         self.slots[v].changed <= time
     }
 
-    /// True if the outputs of `n` still have the sizes that its inputs give.
-    fn is_inferred(&self, n: NodeId, args: &[Arg]) -> bool {
+    /// True if the outputs of a node still have the sizes that its inputs give.
+    fn is_inferred(&self, n: NodeId, op: Op, args: &[Arg]) -> bool {
         let Some(at) = self.inferred[n] else { return false };
-        let mut same = true;
-        args.iter().for_each(|a| a.for_each_value(|v| same &= self.is_unchanged(v, at)));
-        same
+        // The position in a cache, another one at every call, changes no size.
+        let numbers_count = !matches!(op, Op::UpdateCache | Op::CustomSdpa | Op::SdpaWithKvCache);
+        let same = |v: ValueId| self.is_unchanged(v, at) || !numbers_count && self.slots[v].ty.as_tensor().is_none();
+        args.iter().all(|a| match a {
+            Arg::Value(v) => same(*v),
+            other => {
+                let mut all = true;
+                other.for_each_value(|v| all &= same(v));
+                all
+            }
+        })
     }
 }
 
@@ -140,7 +151,7 @@ impl Slot {
         self.strides = strides.map_err(|e| e.to_string())?;
         let numel = sizes.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         self.bytes = numel.and_then(|n| t.dtype.bytes_for(n)).ok_or_else(|| format!("{t} does not fit in memory"))?;
-        self.sizes = sizes;
+        (self.sizes, self.dtype) = (sizes, t.dtype);
         self.ty = ty;
         Ok(())
     }
@@ -157,8 +168,9 @@ impl Slot {
         changed
     }
 
+    #[inline]
     pub(crate) fn dtype(&self) -> DType {
-        self.ty.as_tensor().map_or(DType::U8, |t| t.dtype)
+        self.dtype
     }
 }
 
@@ -291,6 +303,7 @@ impl<'s> Run<'s, '_> {
             if active {
                 hook.before(graph, n);
             }
+            self.ctx.pool().ask_ahead();
             if let Part::Turn(group) = part {
                 let op = self.group(group)?;
                 if active {
@@ -413,7 +426,7 @@ impl<'s> Run<'s, '_> {
     pub(crate) fn infer_outputs(&mut self, n: NodeId) -> Result<(), String> {
         let node = &self.graph.nodes[n];
         let (dynamic, alias) = (self.plan.dynamic[n], self.plan.alias[n]);
-        if !(dynamic || alias) || self.frame.is_inferred(n, &node.args) {
+        if !(dynamic || alias) || self.frame.is_inferred(n, node.op, &node.args) {
             return Ok(());
         }
         self.frame.inferred[n] = None;

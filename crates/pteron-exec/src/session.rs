@@ -7,7 +7,7 @@ use pteron_kernels::quant::QuantSemantics;
 use pteron_kernels::{Context, Threads};
 use pteron_tensor::AlignedBytes;
 
-use crate::constants::{Constants, bytes_to_decode, in_memory_order};
+use crate::constants::{Constants, Need, bytes_to_decode, in_memory_order};
 use crate::delegate::{DelegateInstance, Delegates};
 use crate::error::ExecError;
 use crate::fold::Folder;
@@ -143,30 +143,29 @@ impl Session {
         }
         let mut methods = Vec::new();
         let mut folder = Folder::default();
-        let mut used = pteron_ir::SideTable::new(false);
+        let mut needs = pteron_ir::SideTable::new(Need::Unused);
         for (i, graph) in module.graphs.iter().enumerate() {
             if !options.methods.is_empty() && !options.methods.contains(&graph.name) {
                 continue;
             }
             let plan = MethodPlan::new(graph, &layout, options.fold_weights.then_some(&mut folder))?;
-            let reads = MethodPlan::uses(graph);
-            module.constants.keys().filter(|&c| reads(c)).for_each(|c| used[c] = true);
+            plan.note_constants(graph, &mut |c, need| needs[c] = need.max(needs[c]));
             methods.push(Method { graph: i, plan, frame: Frame::new(graph) });
         }
         for (_, b) in module.buffers.iter() {
             if let Some(c) = b.init {
-                used[c] = true;
+                needs[c] = Need::Running;
             }
         }
         let arena_bytes = methods.iter().map(|m| m.plan.arena_bytes).max().unwrap_or(0);
         let mut declared = MemoryReport {
             arena: arena_bytes as u64,
             state: layout.total as u64,
-            decoded_constants: bytes_to_decode(&module, &|c: ConstId| used[c]).saturating_add(folder.bytes()),
+            decoded_constants: bytes_to_decode(&module, &|c: ConstId| needs[c]).saturating_add(folder.bytes()),
             delegates: 0,
         };
         declared.check(options.max_memory)?;
-        let mut constants = Constants::resolve(&module, &|c: ConstId| used[c])?;
+        let mut constants = Constants::resolve(&module, &|c: ConstId| needs[c])?;
         let failed = |reason| ExecError::Constant { name: "a weight made of codes".to_owned(), reason };
         constants.fold(&ctx, options.quant, folder).map_err(failed)?;
         let mut delegates = IdMap::new();

@@ -197,11 +197,33 @@ pub(crate) fn pack(work: &mut Work<'_>, item: &Item, weight: Weight) -> Result<O
             work.need(*i)?;
         }
     }
-    let work = &*work;
+    for t in &tensors {
+        work.bring(t)?;
+    }
+    let packed = packed(work, &d, weight);
+    work.let_go();
+    for t in &tensors {
+        if let (Ok(Some(_)), Known::Const(c, _)) = (&packed, t) {
+            work.constants.release(*c);
+        }
+    }
+    packed
+}
+
+/// Packs codes whose parts are all there.
+fn packed(work: &Work<'_>, d: &Dequantized<'_>, weight: Weight) -> Result<Option<Packed>, String> {
     let Weight { n, k, turned } = weight;
     // Columns of the matrix that the layer reads are rows of the one that is dequantized.
     let by_columns = turned != d.turned;
-    let Some((scales, group)) = expanded(work, &d.scales, &d.grid, [n, k], by_columns)? else { return Ok(None) };
+    let computed: Vec<f32>;
+    let (scales, group): (&[f32], usize) = match scales_in_place(work, d, [n, k], by_columns) {
+        Some(found) => found,
+        None => {
+            let Some((all, group)) = expanded(work, &d.scales, &d.grid, [n, k], by_columns)? else { return Ok(None) };
+            computed = all.iter().map(|&s| s as f32).collect();
+            (&computed, group)
+        }
+    };
     let zero_points = match &d.zero_points {
         None => None,
         Some(z) => match expanded(work, z, &d.grid, [n, k], by_columns)? {
@@ -213,25 +235,35 @@ pub(crate) fn pack(work: &mut Work<'_>, item: &Item, weight: Weight) -> Result<O
         Some(z) if z.iter().any(|z| z.fract() != 0.0 || z.abs() > 65_536.0) => return Ok(None),
         z => z.map(|z| z.iter().map(|&z| z as i32).collect::<Vec<i32>>()),
     };
-    let scales: Vec<f32> = scales.iter().map(|&s| s as f32).collect();
     let Some(ty) = dtype_of(d.codes) else { return Ok(None) };
     let strides = if by_columns { [1, n] } else { [k, 1] };
     let (sizes, bytes) = ([n, k], bytes(work, d.codes));
     let codes = View::new(ty.dtype, &sizes, &strides, bytes).map_err(|e| e.to_string())?;
-    let matrix = CodeMatrix { codes, scales: &scales, zero_points: zero_points.as_deref(), group };
-    let packed = Packed::new(work.ctx, &matrix).ok();
-    if let (Some(_), Known::Const(c, _)) = (&packed, d.codes) {
-        work.constants.release(*c);
-    }
-    Ok(packed)
+    let matrix = CodeMatrix { codes, scales, zero_points: zero_points.as_deref(), group };
+    Ok(Packed::new(work.ctx, &matrix).ok())
 }
 
 fn bytes<'a>(work: &'a Work<'_>, known: &Known) -> &'a [u8] {
     match known {
-        Known::Const(c, _) => work.constants.bytes(*c),
+        Known::Const(c, _) => work.constant(*c),
         Known::Item(i, _) => work.done(*i),
         Known::Other(_) => &[],
     }
+}
+
+/// Scales in f32 that lie as they are packed.
+fn scales_in_place<'a>(
+    work: &'a Work<'_>,
+    d: &Dequantized<'_>,
+    [n, k]: [usize; 2],
+    by_columns: bool,
+) -> Option<(&'a [f32], usize)> {
+    let (Number::Tensor(t), &Grid::Run(run)) = (&d.scales, &d.grid) else { return None };
+    if by_columns || run == 0 || !k.is_multiple_of(run) || dtype_of(t)?.dtype != DType::F32 {
+        return None;
+    }
+    let all: &[f32] = bytemuck::try_cast_slice(bytes(work, t)).ok()?;
+    (all.len() == n * (k / run)).then_some((all, run))
 }
 
 /// Parameters of the groups of each output channel, `[n][k / group]`, and `group`; `None` where groups do not lie in rows.

@@ -11,6 +11,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::finder::Finder;
 use super::{Found, Fused};
+use crate::weights::weight_of;
 
 /// A number of the graph, or a tensor of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,6 +87,8 @@ pub(crate) struct CodedLayer {
 struct Packed {
     node: NodeId,
     x: ValueId,
+    /// Columns of the weight.
+    width: i64,
     layer: CodedLayer,
     out: ValueId,
 }
@@ -121,7 +124,7 @@ impl Finder<'_> {
                 list.iter().map(|l| l.out).collect(),
             )
         };
-        if let Some(d) = self.dequantized(first.x) {
+        if let Some(d) = self.dequantized(first.x, first.width) {
             let (views, xs) = self.views_of(d.node);
             let all = layers(&xs);
             let source = Source::Codes { codes: d.codes, scales: d.scales, zero_points: d.zero_points };
@@ -142,6 +145,7 @@ impl Finder<'_> {
 
     fn packed(&self, n: NodeId, item: &dyn Fn(NodeId) -> Option<usize>) -> Option<Packed> {
         let item = item(n)?;
+        let width = i64::try_from(weight_of(self.graph, n)?.0.k).ok()?;
         let (x, bias) = match self.op(n) {
             Op::Linear => (self.value(n, 0)?, self.value(n, 2)),
             Op::Mm => (self.value(n, 0)?, None),
@@ -161,21 +165,24 @@ impl Finder<'_> {
         (fits && self.dtype(x) != Some(DType::F64)).then_some(Packed {
             node: n,
             x,
+            width,
             layer: CodedLayer { item, bias },
             out,
         })
     }
 
-    /// What `v` dequantizes, views of the same rows in between.
-    fn dequantized(&self, v: ValueId) -> Option<Dequantized> {
-        let width = self.last_dim(v)?;
+    /// What `v`, rows of `width` elements, dequantizes, views of the same rows in between. The last dimension of a delegate's
+    /// argument need not be known: the layer that reads it has rows of `width` or fails.
+    fn dequantized(&self, v: ValueId, width: i64) -> Option<Dequantized> {
+        let fits = |v: ValueId| self.rank(v).is_some_and(|r| r > 0) && self.last_dim(v).is_none_or(|d| d == width);
         let mut at = v;
         let node = loop {
             let n = self.producer(at)?;
             if !self.op(n).is_view() {
                 break n;
             }
-            at = self.value(n, 0).filter(|&x| self.last_dim(x) == Some(width))?;
+            let same = |x: &ValueId| self.last_dim(*x) == Some(width) && self.last_dim(at) == Some(width);
+            at = self.value(n, 0).filter(same)?;
         };
         let value = |i: usize| self.value(node, i).map(Param::Value);
         let number = |i: usize| self.number(node, i).map(Param::Number);
@@ -193,7 +200,7 @@ impl Finder<'_> {
             _ => return None,
         };
         let eight = matches!(self.dtype(codes)?, DType::I8 | DType::U8);
-        (eight && self.last_dim(codes) == Some(width)).then_some(Dequantized { node, codes, scales, zero_points })
+        (eight && fits(v) && fits(codes)).then_some(Dequantized { node, codes, scales, zero_points })
     }
 
     /// Block sizes that make each row of the last dimension a block.
@@ -213,6 +220,7 @@ impl Finder<'_> {
                 if self.op(n).is_view()
                     && self.value(n, 0) == Some(v)
                     && let Some(out) = self.out(n)
+                    && self.last_dim(out).is_some()
                     && self.last_dim(out) == self.last_dim(v)
                     && !values.contains(&out)
                 {
