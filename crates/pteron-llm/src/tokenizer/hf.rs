@@ -1,6 +1,7 @@
-//! Hugging Face `tokenizer.json`, run by the `tokenizers` library: the file is the whole pipeline, so nothing about a
-//! model is guessed.
+//! Hugging Face `tokenizer.json`: the file is the whole pipeline, so nothing about a model is guessed. Byte-level BPE is run by
+//! this crate ([`hf_bytes`]), everything else by the `tokenizers` library.
 
+use super::hf_bytes;
 use super::stream::StreamPlan;
 use super::validate::{self, TOKENIZER_CONFIG, TOKENIZER_JSON, invalid};
 use super::{Backend, EncodeOptions, SpecialText, SpecialToken, TokenizerError, TokenizerKind};
@@ -18,10 +19,26 @@ pub(super) struct HfTokenizer {
     plan: StreamPlan,
 }
 
+/// Reads the file; `config` is the content of `tokenizer_config.json`.
+pub(super) fn open(bytes: &[u8], config: Option<&[u8]>) -> Result<Box<dyn Backend>, TokenizerError> {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    let summary = validate::summarize(bytes)?;
+    let config = config.map(Config::parse).transpose()?.unwrap_or_default();
+    match hf_bytes::open(bytes, config.bos.as_deref(), config.eos.as_deref()) {
+        Some(own) => Ok(Box::new(own)),
+        None => Ok(Box::new(HfTokenizer::new(bytes, summary, &config)?)),
+    }
+}
+
 impl HfTokenizer {
+    /// The file in the library, whatever it holds.
+    #[cfg(test)]
     pub(super) fn from_bytes(bytes: &[u8], config: Option<&[u8]>) -> Result<Self, TokenizerError> {
-        let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-        let summary = validate::summarize(bytes)?;
+        let config = config.map(Config::parse).transpose()?.unwrap_or_default();
+        HfTokenizer::new(bytes, validate::summarize(bytes)?, &config)
+    }
+
+    fn new(bytes: &[u8], summary: validate::Summary, config: &Config) -> Result<Self, TokenizerError> {
         let mut inner = guarded("be read", || tokenizers::Tokenizer::from_bytes(bytes))
             .map_err(|message| invalid(TOKENIZER_JSON, message))?;
         // Settings of a training run that were saved along would cut or fill prompts.
@@ -48,7 +65,6 @@ impl HfTokenizer {
             .map(|(id, token)| SpecialToken { id, content: token.content })
             .collect();
         special.sort_unstable_by_key(|token| token.id);
-        let config = config.map(Config::parse).transpose()?.unwrap_or_default();
         let resolve = |field: &'static str, token: &Option<String>| match token {
             None => Ok(None),
             Some(token) => inner.token_to_id(token).map(Some).ok_or_else(|| {

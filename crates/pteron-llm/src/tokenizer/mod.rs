@@ -1,8 +1,8 @@
 //! Text ↔ token ids.
 //!
 //! [`Tokenizer::from_bytes`] looks at the content, never at a file's name, and says which [`TokenizerKind`] it found.
-//! A GGUF file's vocabulary comes through [`Tokenizer::from_gguf`]. `tokenizer.json` is executed by the `tokenizers`
-//! library, everything else by this crate, in time that grows as `n log n` with the text.
+//! A GGUF file's vocabulary comes through [`Tokenizer::from_gguf`]. A `tokenizer.json` that is not
+//! byte-level BPE is executed by the `tokenizers` library, everything else by this crate, in time that grows as `n log n` with the text.
 //! To add a kind: implement [`Backend`] in a module of its own and add its arm to `open` in this file.
 
 mod base64;
@@ -11,6 +11,7 @@ mod byte_level;
 mod detect;
 mod gguf;
 mod hf;
+mod hf_bytes;
 mod llama2c;
 mod merge;
 mod pattern;
@@ -239,7 +240,7 @@ impl Tokenizer {
 /// The place where a kind of tokenizer is added.
 fn open(kind: TokenizerKind, bytes: &[u8], config: Option<&[u8]>) -> Result<Box<dyn Backend>, TokenizerError> {
     match kind {
-        TokenizerKind::HuggingFaceJson => Ok(Box::new(hf::HfTokenizer::from_bytes(bytes, config)?)),
+        TokenizerKind::HuggingFaceJson => hf::open(bytes, config),
         TokenizerKind::Tekken => Ok(Box::new(tekken::open(bytes)?)),
         TokenizerKind::SentencePiece => Ok(Box::new(sentencepiece::open(bytes)?)),
         TokenizerKind::Tiktoken => Ok(Box::new(tiktoken::open(bytes, &TiktokenOptions::default())?)),
