@@ -17,7 +17,7 @@ use pteron_quant::transform::{Algorithm, LayerKind, Transform};
 
 use crate::calibration::{
     CalibrationData, CalibrationOptions, CalibrationReport, EvaluationOptions, ExportEvaluation, Feed, Passes, Probe,
-    hex, measure, record,
+    hex, measure,
 };
 use crate::error::Error;
 use crate::program::LoadOptions;
@@ -127,11 +127,6 @@ impl Job<'_> {
     ) -> Result<QuantizationReport, Error> {
         check(self.recipe)?;
         let resolved = self.recipe.resolve(module).map_err(wrong)?;
-        let load = LoadOptions { threads: Some(self.threads), ..LoadOptions::default() };
-        let float = match (&mut self.probe, float) {
-            (Some(probe), Some(float)) => Some(record(self.path, float, probe, &load)?),
-            _ => None,
-        };
         let mut plan = transform_plan(&resolved, module);
         let mut measured = self.measured.take();
         let (mut layers, kept_float) = self.transform(&resolved, module, twin.as_mut(), measured.as_mut(), progress)?;
@@ -161,8 +156,9 @@ impl Job<'_> {
             recipe: self.recipe.to_string(),
             plan: plan.to_string(),
         };
-        if let (Some(float), Some(probe), Some(mut measured)) = (float, &self.probe, measured.or(twin)) {
+        if let (Some(float), Some(probe), Some(mut measured)) = (float, self.probe.take(), measured.or(twin)) {
             lower(&mut measured)?;
+            let load = LoadOptions { threads: Some(self.threads), ..LoadOptions::default() };
             let mut tell = |done, total| progress(Step::Evaluating(done, total));
             let max_kl = self.evaluation.max_kl;
             report.evaluation = Some(measure(self.path, measured, probe, float, max_kl, &load, &mut tell)?);

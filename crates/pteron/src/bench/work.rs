@@ -1,8 +1,10 @@
 //! What a call of a program must read and compute, counted while it is executed.
 
 use pteron_exec::{NodeEvent, NodeHook, Output};
-use pteron_ir::{Arg, BufferId, ConstId, Def, DelegateId, Extra, Graph, Module, Node, Op, SideTable, ValueId};
-use pteron_tensor::DType;
+use pteron_ir::{
+    Arg, BufferId, ConstData, ConstId, Def, DelegateId, Extra, Graph, Module, Node, Op, SideTable, ValueId,
+};
+use pteron_tensor::{DType, read_all};
 
 /// What a call must read and compute at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -87,13 +89,21 @@ impl<'m> WorkCounter<'m> {
         }
     }
 
-    /// Bytes of one element of `v`; 0 of what is no tensor.
-    fn element(graph: &Graph, v: ValueId) -> u64 {
-        graph.ty(v).as_tensor().and_then(|t| t.dtype.size()).unwrap_or(0) as u64
+    /// Bytes of `n` elements of `v`; 0 of what is no tensor.
+    fn bytes_of(graph: &Graph, v: ValueId, n: u64) -> u64 {
+        let ty = graph.ty(v).as_tensor();
+        ty.and_then(|t| t.dtype.bytes_for(usize::try_from(n).ok()?)).unwrap_or(0) as u64
     }
 
     fn bytes(&self, graph: &Graph, v: ValueId) -> u64 {
-        numel(&self.sizes(graph, v)).saturating_mul(WorkCounter::element(graph, v))
+        WorkCounter::bytes_of(graph, v, numel(&self.sizes(graph, v)))
+    }
+
+    /// True for numbers of f32 that bf16 holds as well: scales that files and packed weights have in 16 bits.
+    fn fits_bf16(&self, c: ConstId) -> bool {
+        let Some(ConstData::Source(s)) = self.module.constants.get(c).map(|c| &c.data) else { return false };
+        let all = (s.dtype() == DType::F32).then(|| read_all(s.as_ref()).ok()).flatten();
+        all.is_some_and(|bytes| bytes.as_chunks::<4>().0.iter().all(|[low, next, ..]| *low == 0 && *next == 0))
     }
 
     fn count(&mut self, graph: &Graph, node: &Node, out: &[usize]) {
@@ -159,7 +169,7 @@ impl<'m> WorkCounter<'m> {
             Op::SdpaWithKvCache | Op::CustomSdpa => value(node, 0).and_then(|q| self.sizes(graph, q).get(1).copied()),
             _ => None,
         };
-        let rows = |v: ValueId| numel(out).saturating_mul(WorkCounter::element(graph, v));
+        let rows = |v: ValueId| WorkCounter::bytes_of(graph, v, numel(out));
         // Of a table of codes, and of their scales, the rows that are looked up.
         let table = matches!(
             node.op,
@@ -184,8 +194,12 @@ impl<'m> WorkCounter<'m> {
                 }
                 Some(Def::Const(c)) if half && i == 0 && !self.constants.contains(&c) => {
                     self.constants.push(c);
-                    let elements = whole / WorkCounter::element(graph, v).max(1);
+                    let elements = numel(&self.sizes(graph, v));
                     self.work.constant_bytes += whole.min(elements.div_ceil(2));
+                }
+                Some(Def::Const(c)) if is_dequantize(node.op) && i > 0 && !self.constants.contains(&c) => {
+                    self.constants.push(c);
+                    self.work.constant_bytes += if self.fits_bf16(c) { whole / 2 } else { whole };
                 }
                 Some(Def::Const(_)) if looks_up && i == 0 => self.work.constant_bytes += rows(v),
                 Some(Def::Buffer(_)) if looks_up && i == 0 => self.work.cache_bytes += rows(v),

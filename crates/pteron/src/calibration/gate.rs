@@ -75,8 +75,21 @@ impl ExportEvaluation {
     }
 }
 
-/// Bytes that the float model's logits may take, f32.
+/// Logits of the float model, f32, that are recorded or compared at most, in bytes: what bounds the time of an evaluation.
 const LOGIT_BYTES: usize = 512 << 20;
+
+impl Probe {
+    /// Tokens of a window.
+    fn window(&self) -> usize {
+        self.windows.first().map_or(1, Vec::len).max(1)
+    }
+
+    /// Cuts off the windows beyond what is measured of a model of `vocab` tokens.
+    fn limit(&mut self, vocab: usize) {
+        let fits = (LOGIT_BYTES / 4 / vocab.max(1) / self.window()).max(1);
+        self.windows.truncate(fits);
+    }
+}
 
 /// The logits of a model that has been run, as a model.
 #[derive(Debug)]
@@ -93,9 +106,8 @@ impl Recorded {
     /// Runs `model` over the windows of `probe`, as many as fit in memory with their logits; cuts the others off.
     pub(crate) fn of(model: &mut EvalModel, probe: &mut Probe) -> Result<Recorded, Error> {
         let vocab = model.vocab_size();
-        let window = probe.windows.first().map_or(1, Vec::len).max(1);
-        let fits = (LOGIT_BYTES / 4 / vocab.max(1) / window).max(1);
-        probe.windows.truncate(fits);
+        probe.limit(vocab);
+        let window = probe.window();
         let failed = |e: ModelError| Error::Calibration { reason: format!("the float model cannot be evaluated: {e}") };
         let mut logits = Vec::with_capacity(probe.windows.len() * window * vocab);
         for tokens in &probe.windows {
@@ -105,6 +117,11 @@ impl Recorded {
             }
         }
         Ok(Recorded { vocab, window, most: model.most_tokens(), logits, at: 0 })
+    }
+
+    /// Goes back to the first window.
+    pub(crate) fn rewind(&mut self) {
+        self.at = 0;
     }
 }
 
@@ -138,26 +155,29 @@ impl CausalModel for Recorded {
     }
 }
 
-/// The logits of the float model `module`, which takes windows of the probe's length and gives the logits of all tokens.
-pub(crate) fn record(path: &Path, module: Module, probe: &mut Probe, load: &LoadOptions) -> Result<Recorded, Error> {
-    let mut model = EvalModel::from_program(Program::from_module(path, module, load)?, "forward")?;
-    Recorded::of(&mut model, probe)
+/// The model that `module` is, which takes windows of the probe's length and gives the logits of all tokens.
+fn model_of(path: &Path, module: Module, load: &LoadOptions) -> Result<EvalModel, Error> {
+    EvalModel::from_program(Program::from_module(path, module, load)?, "forward")
 }
 
-/// Measures `module` against the float model's logits, from the first window on.
+/// The logits of the float model `module`, for those who compare several models with it.
+pub(crate) fn record(path: &Path, module: Module, probe: &mut Probe, load: &LoadOptions) -> Result<Recorded, Error> {
+    Recorded::of(&mut model_of(path, module, load)?, probe)
+}
+
+/// Measures `module` against the float model, from the first window on.
 pub(crate) fn compare(
     path: &Path,
     module: Module,
     probe: &Probe,
-    float: &mut Recorded,
+    float: &mut dyn CausalModel,
     load: &LoadOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Evaluation, Error> {
-    let mut model = EvalModel::from_program(Program::from_module(path, module, load)?, "forward")?;
-    float.at = 0;
+    let mut model = model_of(path, module, load)?;
     let tokens: Vec<u32> = probe.windows.iter().flatten().copied().collect();
     let ctx = Context::new(load.threads.unwrap_or_else(crate::host::default_threads));
-    let protocol = Protocol::NonOverlapping { window: float.window };
+    let protocol = Protocol::NonOverlapping { window: probe.window() };
     evaluate(&ctx, &mut model, Some(float), &tokens, protocol, None, None, &mut |p| {
         progress(p.done, p.total);
         true
@@ -165,23 +185,58 @@ pub(crate) fn compare(
     .map_err(|e| Error::Calibration { reason: format!("the quantized model cannot be evaluated: {e}") })
 }
 
-/// [`compare`], as an export reports it.
+/// Tokens in one call of the two models: the logits of more would take more memory than the models.
+const STEP: usize = 32;
+
+/// A model that is fed some tokens at a time.
+struct InSteps<'a>(&'a mut dyn CausalModel);
+
+impl CausalModel for InSteps<'_> {
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+
+    fn most_tokens(&self) -> usize {
+        if self.0.whole_context() { self.0.most_tokens() } else { self.0.most_tokens().min(STEP) }
+    }
+
+    fn whole_context(&self) -> bool {
+        self.0.whole_context()
+    }
+
+    fn max_context(&self) -> usize {
+        self.0.max_context()
+    }
+
+    fn restart(&mut self) -> Result<(), ModelError> {
+        self.0.restart()
+    }
+
+    fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], ModelError> {
+        self.0.feed(tokens)
+    }
+}
+
+/// [`compare`] with the float model `float`, as an export reports it. Both models run window by window, so that the logits of
+/// one window are all that is held.
 pub(crate) fn measure(
     path: &Path,
     module: Module,
-    probe: &Probe,
-    mut float: Recorded,
+    mut probe: Probe,
+    float: Module,
     max_kl: f64,
     load: &LoadOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<ExportEvaluation, Error> {
-    let found = compare(path, module, probe, &mut float, load, progress)?;
+    let mut float = model_of(path, float, load)?;
+    probe.limit(float.vocab_size());
+    let found = compare(path, module, &probe, &mut InSteps(&mut float), load, progress)?;
     let Some(d) = &found.divergence else {
         return Err(Error::Calibration { reason: "the evaluation compared nothing".to_owned() });
     };
     Ok(ExportEvaluation {
         text: probe.source.clone(),
-        window: float.window,
+        window: probe.window(),
         windows: found.windows,
         scored: found.scored,
         perplexity_float: d.reference.value,

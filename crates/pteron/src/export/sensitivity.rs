@@ -115,6 +115,7 @@ impl Trials {
         let (mut module, _) = self.quantized(recipe)?;
         let bytes = constant_bytes(&module);
         quantize::lower(&mut module)?;
+        self.recorded.rewind();
         let found = compare(&self.path, module, &self.probe, &mut self.recorded, &self.load, &mut |_, _| {})?;
         Ok((found, bytes))
     }
