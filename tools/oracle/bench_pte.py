@@ -23,8 +23,9 @@ def measure(args, threads):
     import torch
     from executorch.runtime import Runtime, Verification
 
-    # These register the kernels of llama::*.
+    # These register the kernels of llama::* and quantized_decomposed::*.
     import executorch.extension.llm.custom_ops.custom_ops  # noqa: F401
+    import executorch.kernels.quantized  # noqa: F401
     from executorch.extension.pybindings import portable_lib
 
     portable_lib._unsafe_reset_threadpool(threads)
