@@ -35,6 +35,8 @@ pub struct TrainerOptions {
     pub clip_norm: Option<f64>,
     /// Scales of weights.
     pub scales: ScaleMode,
+    /// The largest learning rate of learned scales, as a share of them.
+    pub scale_rate: f64,
     /// First step, from 1, whose forward pass is fake-quantized.
     pub quantize_from: u64,
     /// First step, from 1, whose observers do not move ranges any more; `None` for none.
@@ -312,8 +314,15 @@ impl Trainer {
             let matrix = self.graph.params[p].sizes.len() >= 2;
             let weight_decay = if matrix { self.options.adam.weight_decay } else { 0.0 };
             let adam = AdamW { weight_decay, ..self.options.adam };
+            let scales = matches!(self.graph.params[p].kind, ParamKind::Scale(_) | ParamKind::WeightScale(_));
+            // The optimizer's steps do not depend on a gradient's size, and scales of 16-bit codes are smaller than its steps.
+            let of_values = values.iter().sum::<f32>() / values.len().max(1) as f32;
+            let rate = match scales {
+                true => self.options.scale_rate * f64::from(of_values) * (rate / self.options.schedule.peak),
+                false => rate,
+            };
             adam.step(step, rate, factor, values, first, second, g);
-            if matches!(self.graph.params[p].kind, ParamKind::Scale(_) | ParamKind::WeightScale(_)) {
+            if scales {
                 values.iter_mut().for_each(|s| *s = s.max(f32::EPSILON));
             }
         }

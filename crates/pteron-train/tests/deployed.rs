@@ -26,11 +26,12 @@ fn recipe(scheme: &str) -> Recipe {
 /// Trains for some steps; gives the run and the observers' places.
 fn trained(
     recipe: &Recipe,
+    bias: bool,
     qat: QatOptions,
     options: TrainerOptions,
     lora: Option<Lora>,
 ) -> (Trainer, Option<PreparedGraph>) {
-    let mut module = common::module();
+    let mut module = common::module_with(bias, &|_| None);
     let resolved = recipe.resolve(&module).unwrap();
     let mut slots = None;
     if let Some(quantizer) = resolved.quantizer().unwrap() {
@@ -56,12 +57,12 @@ fn trained(
 }
 
 /// The trained weights in a model of their own, converted.
-fn converted(recipe: &Recipe, trainer: &Trainer, slots: Option<&PreparedGraph>) -> Module {
+fn converted(recipe: &Recipe, bias: bool, trainer: &Trainer, slots: Option<&PreparedGraph>) -> Module {
     let weight = |name: &str| {
         let constant = trainer.graph().params.iter().find(|p| p.name == name)?.constant?;
         Some(trainer.effective(constant).unwrap())
     };
-    let mut module = common::module_with(&weight);
+    let mut module = common::module_with(bias, &weight);
     let resolved = recipe.resolve(&module).unwrap();
     if let Some(quantizer) = resolved.quantizer().unwrap() {
         let found = trainer.encodings(slots).unwrap();
@@ -80,15 +81,19 @@ fn converted(recipe: &Recipe, trainer: &Trainer, slots: Option<&PreparedGraph>) 
 }
 
 fn check(scheme: &str, qat: QatOptions, scales: ScaleMode, lora: Option<Lora>) {
+    check_with(scheme, false, qat, scales, lora);
+}
+
+fn check_with(scheme: &str, bias: bool, qat: QatOptions, scales: ScaleMode, lora: Option<Lora>) {
     let recipe = recipe(scheme);
     let rate = pteron_train::Schedule { peak: 1e-3, ..common::options().schedule };
     let options = TrainerOptions { scales, schedule: rate, ..common::options() };
-    let (mut trainer, slots) = trained(&recipe, qat, options, lora);
+    let (mut trainer, slots) = trained(&recipe, bias, qat, options, lora);
     let (tokens, next) = common::window(9);
     let window = Batch { tokens: &tokens, target: Target::Tokens(&next) };
     let (_, expected) = trainer.evaluate(&window, true).unwrap();
     let (_, float) = trainer.evaluate(&window, false).unwrap();
-    let module = converted(&recipe, &trainer, slots.as_ref());
+    let module = converted(&recipe, bias, &trainer, slots.as_ref());
     let mut options = SessionOptions::with_threads(1);
     options.fold_weights = false;
     let mut session = Session::new(Arc::new(module), &options).unwrap();
@@ -119,4 +124,12 @@ fn so_it_is_with_frozen_and_with_learned_scales_and_with_adapters() {
     check("qnn_16a4w", QatOptions { learn_scales: true, ..QAT }, ScaleMode::Live, None);
     check("qnn_8a8w", QAT, ScaleMode::Live, Some(Lora { rank: 2, alpha: 4.0 }));
     check("8da4w 8", QAT, ScaleMode::Live, Some(Lora { rank: 2, alpha: 4.0 }));
+}
+
+/// A bias's scale follows from those of the activation and the weight that it is added to: of one scale, of channels, of blocks.
+#[test]
+fn biases_have_derived_scales() {
+    for scheme in ["qnn_8a8w", "qnn_16a4w", "qnn_16a4w_block"] {
+        check_with(scheme, true, QAT, ScaleMode::Live, None);
+    }
 }

@@ -43,6 +43,8 @@ pub struct TrainOptions {
     pub qat: QatOptions,
     /// Whether scales of weights follow the weights.
     pub scales: ScaleMode,
+    /// The largest learning rate of learned scales, as a share of them.
+    pub scale_rate: f64,
     /// False trains the float model the same way, to compare with.
     pub fake_quantize: bool,
     /// First step, from 1, that is fake-quantized.
@@ -81,6 +83,7 @@ impl Default for TrainOptions {
             lora: None,
             qat: QatOptions::default(),
             scales: ScaleMode::default(),
+            scale_rate: 1e-3,
             fake_quantize: true,
             quantize_from: 1,
             observe_until: None,

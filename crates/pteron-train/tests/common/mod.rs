@@ -27,11 +27,12 @@ fn numbers(key: u64, n: usize, scale: f64, offset: f64) -> Vec<f32> {
     (0..n as u64).map(number).collect()
 }
 
-pub(crate) fn config() -> ModelConfig {
+pub(crate) fn config(bias: bool) -> ModelConfig {
     ModelConfig::from_hf(&serde_json::json!({
         "architectures": ["LlamaForCausalLM"], "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": VOCAB, "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0, "max_position_embeddings": 64, "tie_word_embeddings": false
+        "rope_theta": 10000.0, "max_position_embeddings": 64, "tie_word_embeddings": false,
+        "attention_bias": bias
     }))
     .unwrap()
 }
@@ -65,15 +66,16 @@ fn key(name: &str) -> u64 {
 
 /// The model over windows of [`LENGTH`] tokens, the logits of all.
 pub(crate) fn module() -> Module {
-    module_with(&|_| None)
+    module_with(false, &|_| None)
 }
 
 /// The same with other weights, where `given` has them.
-pub(crate) fn module_with(given: &dyn Fn(&str) -> Option<Vec<f32>>) -> Module {
+pub(crate) fn module_with(bias: bool, given: &dyn Fn(&str) -> Option<Vec<f32>>) -> Module {
     let weights = |name: &str, shape: &[usize]| -> Result<SharedSource, ModelError> {
         let n = shape.iter().product();
         let values = given(name).unwrap_or_else(|| match shape.len() {
             2 => numbers(key(name), n, 0.15, 0.0),
+            _ if name.ends_with(".bias") => numbers(100 + name.len() as u64, n, 0.3, 0.0),
             _ => numbers(key(name), n, 0.2, 1.0),
         });
         Ok(Arc::new(MemorySource::of(name, shape, &values).unwrap()))
@@ -85,11 +87,11 @@ pub(crate) fn module_with(given: &dyn Fn(&str) -> Option<Vec<f32>>) -> Module {
         max_context_length: LENGTH,
         ..BuildOptions::default()
     };
-    build(&config(), &weights, &options).unwrap()
+    build(&config(bias), &weights, &options).unwrap()
 }
 
 pub(crate) fn is_parameter(name: &str) -> bool {
-    parameters(&config()).iter().any(|p| p.name == name)
+    parameters(&config(true)).iter().any(|p| p.name == name)
 }
 
 pub(crate) fn graph_options(qat: QatOptions) -> TrainGraphOptions {
@@ -102,6 +104,7 @@ pub(crate) fn options() -> TrainerOptions {
         schedule: Schedule { peak: 1e-4, warmup: 0, steps: 20, floor: 1.0 },
         clip_norm: None,
         scales: ScaleMode::Live,
+        scale_rate: 1e-3,
         quantize_from: 1,
         observe_until: None,
         bf16: false,

@@ -46,7 +46,7 @@ pub(super) fn spell(command: &Command, args: Vec<OsString>) -> Spelled {
         }
         let is_export = current.is_some_and(|c| c.get_name() == "export");
         let has_forms =
-            is_export || current.is_some_and(|c| ["eval", "calibrate", "sensitivity"].contains(&c.get_name()));
+            is_export || current.is_some_and(|c| ["eval", "calibrate", "qat", "sensitivity"].contains(&c.get_name()));
         let Some(flag) = parse(text, has_forms) else {
             if let Some(inner) = current.unwrap_or(command).find_subcommand(text) {
                 current = Some(inner);
@@ -166,6 +166,7 @@ mod tests {
 
     #[test]
     fn short_forms_belong_to_export_and_eval() {
+        assert_eq!(spelled(&["qat", "m", "-qmode", "4w"]), ["qat", "m", "--quantization-mode", "4w"]);
         assert_eq!(spelled(&["eval", "m", "-qmode", "int8"]), ["eval", "m", "--quantization-mode", "int8"]);
         assert_eq!(spelled(&["run", "-kv"]), ["run", "-kv"]);
     }

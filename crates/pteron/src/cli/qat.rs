@@ -75,6 +75,7 @@ fn options(a: &QatArgs) -> Result<TrainOptions, Failure> {
             learn_scales: t.scales == ScalesArg::Learned,
         },
         scales: if t.scales == ScalesArg::Frozen { ScaleMode::Frozen } else { ScaleMode::Live },
+        scale_rate: t.scale_rate,
         fake_quantize: !t.no_fake_quantize,
         quantize_from: t.quantize_from,
         observe_until: t.observe_until,

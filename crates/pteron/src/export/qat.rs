@@ -262,6 +262,7 @@ impl Exporter<'_> {
             },
             clip_norm: options.clip_norm,
             scales: options.scales,
+            scale_rate: options.scale_rate,
             quantize_from: options.quantize_from,
             observe_until: options.observe_until,
             bf16: options.bf16,
@@ -380,6 +381,9 @@ fn check(o: &TrainOptions) -> Result<(), Error> {
     }
     if !(o.rate.is_finite() && o.rate > 0.0) {
         return fail("--learning-rate", o.rate.to_string(), "a number above 0");
+    }
+    if !(o.scale_rate.is_finite() && o.scale_rate > 0.0) {
+        return fail("--scale-rate", o.scale_rate.to_string(), "a number above 0");
     }
     if !(0.0..=1.0).contains(&o.floor) {
         return fail("--final-rate", o.floor.to_string(), "0 to 1");

@@ -49,7 +49,7 @@ pub(in crate::cli) enum TrainedDType {
 #[command(after_long_help = "Examples:\n  \
         pteron qat glass-en --pt2e-quantize qnn_16a4w --data book.txt -o trained\n  \
         pteron qat SmolLM2-135M --quantization-mode 8da4w --group-size 32 --data text.jsonl --lora-rank 16 -o trained\n  \
-        pteron export trained -kv --use-sdpa-with-kv-cache -o trained.pte")]
+        pteron export trained -kv --use-sdpa-with-kv-cache -o trained.pte   (of 8da4w; qnn_* without -kv)")]
 pub(in crate::cli) struct QatArgs {
     /// Checkpoint: a Hugging Face folder
     #[arg(value_name = "CHECKPOINT")]
@@ -118,6 +118,9 @@ pub(in crate::cli) struct TrainingArgs {
     /// Scales of weights
     #[arg(long, value_enum, default_value = "live")]
     pub(in crate::cli) scales: ScalesArg,
+    /// Largest learning rate of learned scales, as a share of them
+    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
+    pub(in crate::cli) scale_rate: f64,
     /// Rule from ranges of activations to scales while training; an export always takes the observer's
     #[arg(long, value_enum, default_value = "observer")]
     pub(in crate::cli) qparams_rule: RuleArg,
