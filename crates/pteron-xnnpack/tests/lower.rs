@@ -7,7 +7,7 @@ use pteron_exec::{Context, Delegates, Session, SessionOptions, Value, ValueRef};
 use pteron_ir::pass::{PassContext, Runner};
 use pteron_ir::{Arg, GraphBuilder, Module, Op, TensorType, ValueId, args, passes, verify};
 use pteron_tensor::{AlignedBytes, DType, MemorySource, Tensor, Tolerance};
-use pteron_xnnpack::{BACKEND, Payload, Report, Scope, XnnpackBackend, inline, lower};
+use pteron_xnnpack::{BACKEND, Datatype, Payload, Report, Scope, XnnpackBackend, inline, lower};
 
 fn wave(n: usize, seed: f32) -> Vec<f32> {
     (0..n).map(|i| ((i as f32 + seed) * 0.37).sin()).collect()
@@ -155,6 +155,34 @@ fn readers_of_a_buffer_come_before_its_writer() {
     let (_, report) = same_numbers(&m, Scope::Extended);
     assert_eq!(report.delegates, 3);
     assert_eq!(report.refused.iter().map(|r| r.op).collect::<Vec<_>>(), [Op::CopyInto, Op::Flip]);
+}
+
+/// XNNPACK reads rows of 4-bit codes one behind the other: where a row ends within a byte, codes are written as bytes.
+#[test]
+fn four_bit_rows_of_odd_length_are_bytes() {
+    for (columns, expected) in [(6usize, Datatype::QcInt4), (5, Datatype::QcInt8)] {
+        let mut m = Module::new("t");
+        let mut b = GraphBuilder::new(&mut m, "forward");
+        let x = b.input("x", TensorType::fixed(DType::F32, &[2, columns]));
+        let codes: Vec<i8> = (0..3 * columns).map(|i| (i % 16) as i8 - 8).collect();
+        let codes = MemorySource::of("codes", &[3, columns], &codes).unwrap();
+        let codes = b.module_mut().add_tensor_constant("codes", codes);
+        let zeros = b.module_mut().add_tensor_constant("zeros", MemorySource::of("zeros", &[3], &[0i64; 3]).unwrap());
+        let (codes, zeros) = (b.constant(codes), b.constant(zeros));
+        let scales = weight(&mut b, "scales", &[3], 1.0);
+        let arguments = args![codes, scales, zeros, 0i64, -8i64, 7i64, DType::I8];
+        let w = b.call(Op::DequantizePerChannel, arguments).unwrap();
+        let range = (-128i64, 127i64);
+        let n = b.node(Op::ChooseQparams, args![x, range.0, range.1, 1e-5, DType::I8]).unwrap();
+        let (s, z) = (b.graph().nodes[n].outputs[0], b.graph().nodes[n].outputs[1]);
+        let q = b.call(Op::QuantizePerTensorTensor, args![x, s, z, range.0, range.1, DType::I8]).unwrap();
+        let x = b.call(Op::DequantizePerTensorTensor, args![q, s, z, range.0, range.1, DType::I8]).unwrap();
+        let y = b.call(Op::Linear, args![x, w]).unwrap();
+        b.finish(&[y]);
+        let (low, report) = lowered(&m, Scope::Linear);
+        assert_eq!((report.delegates, report.dynamic_layers), (1, 1));
+        assert!(payloads(&low)[0].values.iter().any(|v| v.datatype == expected), "{columns} columns");
+    }
 }
 
 #[test]

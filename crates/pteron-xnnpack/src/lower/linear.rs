@@ -264,6 +264,8 @@ fn quantized_weight(module: &Module, graph: &Graph, dq: &Node) -> Verdict<Weight
         return Err(format!("its weight has codes of type {}, expected i8", ty.dtype));
     }
     let bits = if lo >= -8 && hi <= 7 { 4 } else { 8 };
+    // XNNPACK reads rows of nibbles one behind the other, without a gap behind an odd column: such rows are written as bytes.
+    let channel_bits = if columns % 2 != 0 && ty.dtype == DType::I8 { 8 } else { bits };
     let group = match dq.op {
         Op::DequantizePerChannel if int(dq, 3) == Some(0) => None,
         Op::DequantizePerChannel => return Err("its weight has scales of input channels".to_owned()),
@@ -277,12 +279,12 @@ fn quantized_weight(module: &Module, graph: &Graph, dq: &Node) -> Verdict<Weight
         },
     };
     Ok(match (group, bits) {
-        (None, _) => Weight::PerChannel { codes, scales, bits },
+        (None, _) => Weight::PerChannel { codes, scales, bits: channel_bits },
         // As ExecuTorch has it: a group of a whole row is a channel for 8 bits and a group for 4.
         (Some(g), 8) if g == columns => Weight::PerChannel { codes, scales, bits },
         (Some(_), 8) => return Err("XNNPACK has no kernel for 8-bit weights in groups".to_owned()),
         (Some(group), _) if group % GROUP == 0 && columns % group == 0 => Weight::PerGroup { codes, scales, group },
-        (Some(g), _) if g == columns => Weight::PerChannel { codes, scales, bits },
+        (Some(g), _) if g == columns => Weight::PerChannel { codes, scales, bits: channel_bits },
         (Some(group), _) => {
             return Err(format!("its weight has groups of {group}, XNNPACK wants a multiple of {GROUP}"));
         }
