@@ -193,27 +193,61 @@ impl AtomicFile {
     /// # Errors
     /// [`AtomicError`]; the destination is then as it was, except when only flushing the folder failed
     /// ([`Outcome::NotDurable`]). A file of which any write failed is not put in place.
-    pub fn commit(mut self) -> Result<(), AtomicError> {
+    pub fn commit(self) -> Result<(), AtomicError> {
+        AtomicFile::commit_all([self])
+    }
+
+    /// Puts files that belong together in their places, in this order. All are whole and on the disk before the first of them is
+    /// put in its place, so that nothing but changes of names lies between the first and the last.
+    ///
+    /// # Errors
+    /// As [`AtomicFile::commit`], of the first file that fails. If one cannot be finished, no destination has changed; if a name
+    /// cannot be given, the files before it are in their places.
+    pub fn commit_all(files: impl IntoIterator<Item = AtomicFile>) -> Result<(), AtomicError> {
+        let mut finished = Vec::new();
+        for mut file in files {
+            if let Some(handle) = file.finish()? {
+                finished.push((file, handle));
+            }
+        }
+        let mut placed: Vec<AtomicFile> = Vec::with_capacity(finished.len());
+        for (mut file, handle) in finished {
+            if let Err(e) = file.put_in_place(handle) {
+                file.remove_temporary();
+                return Err(AtomicError::unchanged(&file.destination, "put the finished file in its place", e));
+            }
+            placed.push(file);
+        }
+        let mut synced: Vec<&Path> = Vec::new();
+        for file in &placed {
+            if synced.contains(&file.folder.as_path()) {
+                continue;
+            }
+            file.disk.sync_folder(&file.folder).map_err(|e| AtomicError {
+                outcome: Outcome::NotDurable,
+                ..AtomicError::unchanged(&file.destination, "flush its folder to the disk", e)
+            })?;
+            synced.push(&file.folder);
+        }
+        Ok(())
+    }
+
+    /// Brings all bytes to the disk; `None` if that was done before.
+    fn finish(&mut self) -> Result<Option<Handle>, AtomicError> {
         let path = self.destination.clone();
         let fail = |action, source| AtomicError::unchanged(&path, action, source);
         if let Some(failed) = self.failed {
             return Err(fail("write", failed.into()));
         }
-        let Some(mut writer) = self.writer.take() else { return Ok(()) };
+        let Some(mut writer) = self.writer.take() else { return Ok(None) };
         let flushed = writer.flush().map_err(|e| fail("write", e));
         // From here on nothing is buffered, or it is not worth writing.
         let (handle, _) = writer.into_parts();
-        let put = flushed.and_then(|()| {
-            self.disk.sync(&handle.file).map_err(|e| fail("flush it to the disk", e))?;
-            self.put_in_place(handle).map_err(|e| fail("put the finished file in its place", e))
-        });
-        if put.is_err() {
+        let done = flushed.and_then(|()| self.disk.sync(&handle.file).map_err(|e| fail("flush it to the disk", e)));
+        if done.is_err() {
             self.remove_temporary();
         }
-        put?;
-        self.disk
-            .sync_folder(&self.folder)
-            .map_err(|e| AtomicError { outcome: Outcome::NotDurable, ..fail("flush its folder to the disk", e) })
+        done.map(|()| Some(handle))
     }
 
     /// Gives the finished file the destination's name.

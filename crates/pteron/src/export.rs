@@ -337,13 +337,15 @@ impl<'p> Exporter<'p> {
         let sha256 = hashed.hash.map(hash::Hasher::finish);
         self.progress = progress;
         self.tell(Progress::Finishing);
-        // All files are whole before the first of them is put in its place.
+        // The program last: what stands beside a new program is never older than it.
         let beside = match sha256 {
             Some(sha256) => self.beside(out, &lowered, &sha256)?,
             None => Vec::new(),
         };
-        file.commit()?;
-        let beside = beside.into_iter().map(Beside::commit).collect::<Result<Vec<_>, _>>()?;
+        let (beside, mut files): (Vec<PathBuf>, Vec<AtomicFile>) =
+            beside.into_iter().map(|Beside { path, file }| (path, file)).unzip();
+        files.push(file);
+        AtomicFile::commit_all(files)?;
         Ok(self.report(lowered, Some(out), beside, sampler))
     }
 

@@ -54,6 +54,49 @@ fn commit_replaces_and_drop_leaves() {
     }
 }
 
+/// A disk that does not take one file's bytes to the end, and counts what was put in place.
+#[derive(Debug, Default)]
+struct Unsynced(std::sync::atomic::AtomicU32);
+
+impl Disk for Unsynced {
+    fn sync(&self, file: &File) -> io::Result<()> {
+        match file.metadata()?.len() {
+            3 => Err(io::ErrorKind::StorageFull.into()),
+            _ => file.sync_all(),
+        }
+    }
+    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn files_that_belong_together_change_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["a", "b", "c"].map(|n| dir.path().join(n));
+    let begin = |disk: &Arc<dyn Disk>, texts: [&str; 3]| {
+        let one = |(path, text): (&PathBuf, &str)| {
+            let mut f = AtomicFile::create_on(Arc::clone(disk), path).unwrap();
+            f.write_all(text.as_bytes()).unwrap();
+            f
+        };
+        paths.iter().zip(texts).map(one).collect::<Vec<_>>()
+    };
+    for disk in disks() {
+        AtomicFile::commit_all(begin(&disk, ["one", "two", "three"])).unwrap();
+        assert_eq!(paths.each_ref().map(|p| std::fs::read_to_string(p).unwrap()), ["one", "two", "three"]);
+        assert_eq!(names(dir.path()), ["a", "b", "c"]);
+    }
+    // The last one cannot be finished: none of those before it is put in its place.
+    let disk = Arc::new(Unsynced::default());
+    let shared: Arc<dyn Disk> = disk.clone();
+    let e = AtomicFile::commit_all(begin(&shared, ["first", "second", "bad"])).unwrap_err();
+    assert_eq!((e.path, e.outcome), (paths[2].clone(), Outcome::Kept));
+    assert_eq!(disk.0.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(names(dir.path()), ["a", "b", "c"]);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn an_unfinished_file_has_no_name() {

@@ -20,8 +20,8 @@ const CARD_VERSION: u32 = 1;
 
 /// A whole file that is not in its place yet.
 pub(super) struct Beside {
-    path: PathBuf,
-    file: AtomicFile,
+    pub(super) path: PathBuf,
+    pub(super) file: AtomicFile,
 }
 
 impl Beside {
@@ -29,11 +29,6 @@ impl Beside {
         let mut file = AtomicFile::create(&path)?;
         file.write_all(bytes).and_then(|()| file.flush()).map_err(|e| AtomicError::from_io(&path, e))?;
         Ok(Beside { path, file })
-    }
-
-    pub(super) fn commit(self) -> Result<PathBuf, Error> {
-        self.file.commit()?;
-        Ok(self.path)
     }
 }
 

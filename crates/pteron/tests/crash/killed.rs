@@ -98,7 +98,7 @@ fn kills_in_the_middle_of_the_writing() {
     assert!(job.whole() == whole);
 }
 
-/// A quantized export writes five files: each of them is the old one, or the new one and whole.
+/// A quantized export writes five files: each of them is the old one, or the new one and whole, and the program is the last.
 #[test]
 fn what_stands_beside_a_program_is_whole_as_well() {
     let job = Job::new(support::with_glass(), &["glass-en", "-qmode", "int8", "--no-evaluation"]);
@@ -129,6 +129,9 @@ fn what_stands_beside_a_program_is_whole_as_well() {
         for (name, whole) in names.iter().zip(&whole) {
             let found = read(name);
             assert!(found == *whole || found == OLD, "kill {round}: {name} has {} bytes", found.len());
+        }
+        if read("m.pte") != OLD {
+            assert!(names.iter().all(|n| read(n) != OLD), "kill {round}: a new program beside an old file");
         }
     }
     assert!(killed > 0, "no kill came in time");
