@@ -1,8 +1,9 @@
 """Runs quantized exports of the bundled model in ExecuTorch's own runtime and in Pteron, compares the logits, and with --write
 records ExecuTorch's as crates/pteron/tests/quantized/executorch.json.
 
-usage: $ORACLE_ENV/bin/python tools/oracle/check_quantized.py PTERON CHECKPOINT [--write]
-PTERON is the binary, CHECKPOINT the folder of the bundled model (`pteron demo --keep`, or any copy of assets/glass-en).
+usage: $ORACLE_ENV/bin/python tools/oracle/check_quantized.py PTERON CHECKPOINT [--text FILE] [--write]
+PTERON is the binary, CHECKPOINT the folder of the bundled model (`pteron demo --keep`, or any copy of assets/glass-en). With a text
+static schemes are compared as well, calibrated on it; they are not recorded.
 """
 
 import json
@@ -26,6 +27,11 @@ FORMS = {
     "kv8": ["--quantize-kv-cache"],
     "kv8_int8": ["--quantize-kv-cache", "--quantization-mode", "int8"],
 }
+# Compared, and not recorded.
+FURTHER = {
+    f"{name} portable": ["--pt2e-quantize", name, "--no-xnnpack"] for name in ("xnnpack_dynamic", "xnnpack_dynamic_qc4")
+}
+STATIC = ["xnnpack", "coreml_8a_c8w", "coreml_8a_c4w", "coreml_baseline_8a_c4w", "qnn_8a8w", "qnn_8a4w", "qnn_16a8w", "qnn_16a4w"]
 CALLS = [([17, 230, 4, 88, 301], 0), ([99], 5)]
 
 
@@ -40,12 +46,16 @@ def logits(outputs):
 
 def main():
     pteron, checkpoint, write = sys.argv[1], sys.argv[2], "--write" in sys.argv
+    forms = {**FORMS, **FURTHER}
+    if "--text" in sys.argv:
+        data = ["--calibration-data", sys.argv[sys.argv.index("--text") + 1], "--calibration-limit", "8"]
+        forms.update({name: ["--pt2e-quantize", name, *data] for name in STATIC})
     calls = [[tensor([1, len(ids)], ids), tensor([1], [pos])] for ids, pos in CALLS]
     recorded, worst = {}, 0.0
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
         (work / "calls.json").write_text(json.dumps(calls))
-        for name, flags in FORMS.items():
+        for name, flags in forms.items():
             pte = work / f"{name}.pte"
             form = ["-kv", "--use-sdpa-with-kv-cache"]
             subprocess.run([pteron, "export", checkpoint, "-o", pte, *form, *flags], check=True, capture_output=True)
@@ -57,8 +67,9 @@ def main():
             difference = max(np.abs(logits(x) - logits(y)).max() / np.abs(logits(x)).max() for x, y in zip(a, b))
             worst = max(worst, difference)
             print(f"{name:22} largest difference {difference:.2e} of the largest logit", flush=True)
-            recorded[name] = {"flags": flags, "logits": [[float(f"{v:.6g}") for v in logits(x)] for x in a]}
-    print(f"{len(FORMS)} forms, the worst {worst:.2e}")
+            if name in FORMS:
+                recorded[name] = {"flags": flags, "logits": [[float(f"{v:.6g}") for v in logits(x)] for x in a]}
+    print(f"{len(forms)} forms, the worst {worst:.2e}")
     if write:
         import executorch.version
 

@@ -36,6 +36,20 @@ fn every_spelling_gives_the_same_file() {
     }
 }
 
+/// The search of scales that is weighed by a layer's inputs is the default where there are texts to learn these from.
+#[test]
+fn calibration_data_decide_the_default_algorithm() {
+    let dir = with_glass();
+    let plan = |more: &[&str]| {
+        let flags = [&["export", "glass-en", "-qmode", "8da4w", "-G", "32", "--print-plan"], more].concat();
+        pteron(dir.path(), &flags).ok()
+    };
+    let data = ["--calibration-data", "any.txt"];
+    assert!(plan(&[]).contains("weight-algorithm = 'hqq'"));
+    assert!(plan(&data).contains("weight-algorithm = 'mse'"));
+    assert!(plan(&[&data[..], &["--weight-algorithm", "hqq"]].concat()).contains("weight-algorithm = 'hqq'"));
+}
+
 #[test]
 fn flags_that_are_not_built_say_so() {
     let dir = with_glass();

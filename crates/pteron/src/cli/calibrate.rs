@@ -38,7 +38,7 @@ pub(super) fn run(a: &CalibrateArgs) -> Done {
         .sdpa_with_kv_cache(a.use_sdpa_with_kv_cache)
         .quantize_kv_cache(a.quantization.quantize_kv_cache)
         .allow_unexpected(a.allow_unexpected)
-        .quantize(high::recipe(&a.quantization)?)
+        .quantize(high::recipe(&a.quantization, &a.calibration.calibration_data)?)
         .calibration(high::calibration(&a.calibration, None)?);
     if let Some(path) = &a.params {
         exporter = exporter.params(path);

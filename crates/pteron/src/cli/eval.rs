@@ -124,7 +124,7 @@ fn nodes(a: &EvalArgs, tokens: &[u32], protocol: Protocol, load: &LoadOptions) -
 fn quantized(path: &Path, a: &EvalArgs) -> Result<Exporter<'static>, Failure> {
     let exporter = Exporter::open(path)?.quantize_kv_cache(a.quantization.quantize_kv_cache);
     let calibration = high::calibration(&a.calibration, a.calibration_state.as_deref())?;
-    Ok(exporter.quantize(high::recipe(&a.quantization)?).calibration(calibration))
+    Ok(exporter.quantize(high::recipe(&a.quantization, &a.calibration.calibration_data)?).calibration(calibration))
 }
 
 /// A bar on a terminal, nothing elsewhere.
@@ -214,7 +214,10 @@ fn open(
     is_subject: bool,
 ) -> Result<EvalModel, Failure> {
     if path.is_file() && is_program(path) {
-        if is_subject && (a.quantization.quantize_kv_cache || !high::recipe(&a.quantization)?.is_none()) {
+        if is_subject
+            && (a.quantization.quantize_kv_cache
+                || !high::recipe(&a.quantization, &a.calibration.calibration_data)?.is_none())
+        {
             let reason =
                 format!("{} is a program, which is quantized when it is exported: give a checkpoint", path.display());
             return Err(Failure::Usage(reason));
@@ -234,7 +237,13 @@ fn facts(a: &EvalArgs, tokenizer: &Tokenizer, e: &Evaluation) -> Vec<(String, St
     let rows = [
         ("subject", Some(a.subject.display().to_string())),
         ("reference", a.reference.as_ref().map(|r| r.display().to_string())),
-        ("quantized", high::recipe(&a.quantization).ok().filter(|r| !r.is_none()).map(|r| r.describe())),
+        (
+            "quantized",
+            high::recipe(&a.quantization, &a.calibration.calibration_data)
+                .ok()
+                .filter(|r| !r.is_none())
+                .map(|r| r.describe()),
+        ),
         ("text", Some(format!("{}: {} tokens{left}", a.text.display(), number(e.text_tokens as u64)))),
         ("tokenizer", Some(tokenizer.kind().to_string())),
         ("method", Some(format!("{}; {bos}", e.protocol))),

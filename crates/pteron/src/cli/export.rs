@@ -68,7 +68,7 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
             metadata
         }
     };
-    let recipe = high::recipe(&a.quantization)?;
+    let recipe = high::recipe(&a.quantization, &a.calibration.calibration_data)?;
     let calibration = high::calibration(&a.calibration, a.calibration_state.as_deref())?;
     if !a.print_plan {
         quantize::check_data(&recipe, &calibration).map_err(|e| Failure::Usage(e.to_string()))?;
@@ -105,7 +105,7 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
 
 /// The recipe and what it makes of the model.
 fn print_plan(a: &ExportArgs, exporter: Exporter<'_>) -> Done {
-    let recipe = high::recipe(&a.quantization)?;
+    let recipe = high::recipe(&a.quantization, &a.calibration.calibration_data)?;
     if recipe.is_none() {
         return Err(Failure::Usage(
             "--print-plan needs something to quantize: a --recipe, or flags of quantization".into(),

@@ -6,7 +6,7 @@ use pteron::calibration::{CalibrationOptions, DEFAULT_MAX_KL, DEFAULT_WINDOWS, D
 use pteron::checkpoint::read_limited;
 use pteron::quant::recipe::{Base, Recipe, linear_mode};
 use pteron::quant::scheme::Compat;
-use pteron::quant::transform::{Algorithm, EmbeddingMode};
+use pteron::quant::transform::{Algorithm, EmbeddingMode, LinearMode};
 use pteron::tensor::DType;
 use pteron::{LoadMode, LoadOptions, ShardOf, quantize};
 
@@ -143,8 +143,9 @@ pub(crate) fn exec_load(a: &ExecArgs) -> Result<LoadOptions, Failure> {
     })
 }
 
-/// What is quantized: a recipe from a file, or the one that the flags are short for.
-pub(crate) fn recipe(a: &QuantizationArgs) -> Result<Recipe, Failure> {
+/// What is quantized: a recipe from a file, or the one that the flags are short for. With calibration data the scales of 4-bit
+/// weights are searched by `mse`, unless another algorithm is asked for.
+pub(crate) fn recipe(a: &QuantizationArgs, data: &[PathBuf]) -> Result<Recipe, Failure> {
     let usage = |s: String| Failure::Usage(s);
     if let Some(path) = &a.recipe {
         let text = read_limited(path, MAX_RECIPE_BYTES)?;
@@ -173,7 +174,9 @@ pub(crate) fn recipe(a: &QuantizationArgs) -> Result<Recipe, Failure> {
             usage(format!("--quant-compat is {name}, expected {}", known.join(" or ")))
         })?,
     };
+    let in_groups = matches!(&linear, Some(LinearMode::Int8DynActInt4Weight { .. } | LinearMode::Int4Weight { .. }));
     let algorithm = match a.weight_algorithm {
+        None if in_groups && !data.is_empty() => Algorithm::Mse,
         None => Algorithm::default(),
         Some(AlgorithmArg::Affine) => Algorithm::Affine,
         Some(AlgorithmArg::Hqq) => Algorithm::Hqq,

@@ -15,7 +15,7 @@ use super::output::{Done, Failure, bytes, number, put, put_line, say};
 
 pub(super) fn run(a: &QatArgs) -> Done {
     let options = options(a)?;
-    let mut exporter = Exporter::open(&a.checkpoint)?.quantize(high::recipe(&a.quantization)?);
+    let mut exporter = Exporter::open(&a.checkpoint)?.quantize(high::recipe(&a.quantization, &[])?);
     if let Some(path) = &a.tokenizer_path {
         exporter = exporter.tokenizer(path);
     }

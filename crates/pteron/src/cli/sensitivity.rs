@@ -29,7 +29,7 @@ pub(super) fn run(a: &SensitivityArgs) -> Done {
             a.window, a.windows
         )));
     }
-    let recipe = high::recipe(&a.quantization)?;
+    let recipe = high::recipe(&a.quantization, &a.calibration.calibration_data)?;
     let calibration = high::calibration(&a.calibration, None)?;
     let text = eval::text(&a.text)?;
     let place = a.tokenizer.as_deref().unwrap_or(&a.checkpoint);
