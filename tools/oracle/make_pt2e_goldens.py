@@ -392,7 +392,7 @@ def run(folder, out_folder, name, windows, length, text, seed, recording, scheme
         print("against itself with reversed sums", result["itself"])
     path = Path(out_folder) / f"{name}.{scheme}.json"
     lines = json.dumps(result).replace('{"module"', '\n{"module"').replace('{"read_by"', '\n{"read_by"')
-    path.write_text(lines + "\n")
+    path.write_text(lines.replace(", \n", ",\n") + "\n")
     print(scheme, len(found), "tensors", len(result["constants"]), "constants", path.stat().st_size, "bytes")
 
 
