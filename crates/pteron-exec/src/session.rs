@@ -109,6 +109,8 @@ pub struct Session {
     max_steps: u64,
     quant: QuantSemantics,
     fuel: Option<u64>,
+    /// A method has run since buffers had what they hold before the first call.
+    used: bool,
 }
 
 impl std::fmt::Debug for Session {
@@ -196,6 +198,7 @@ impl Session {
             max_steps: options.max_steps,
             quant: options.quant,
             fuel: options.fuel,
+            used: false,
             module,
         };
         session.initialize()?;
@@ -232,7 +235,10 @@ impl Session {
     /// # Errors
     /// [`ExecError::Source`] if an initial value cannot be read.
     pub fn reset(&mut self) -> Result<(), ExecError> {
-        self.state.fill(0);
+        // Zeros over zeros would take memory for all of a cache.
+        if std::mem::take(&mut self.used) {
+            self.state.fill(0);
+        }
         self.initialize()
     }
 
@@ -294,6 +300,7 @@ impl Session {
                 known: self.methods.iter().map(names).collect(),
             });
         };
+        self.used = true;
         let m = &mut self.methods[at];
         let run = Run {
             graph: &module.graphs[m.graph],
