@@ -3,6 +3,6 @@
 # repository's fixtures and small files that the tests make.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-PTERON_SEED_DIR="$PWD/fuzz/corpus" cargo test --quiet --test hostile --test mutants \
-    -p pteron-pte -p pteron-program -p pteron-checkpoint -p pteron-models -p pteron-llm
+# The whole workspace, so that what `cargo test --workspace` has built is used as it is.
+PTERON_SEED_DIR="$PWD/fuzz/corpus" cargo test --quiet --workspace --test hostile --test mutants
 ls fuzz/corpus

@@ -21,7 +21,7 @@ pub use emit::{
     ArenaReport, EmitOptions, EmitReport, Emitted, EmittedData, MethodReport, Part, emit, required_operators,
 };
 pub use error::{EmitError, LiftError, WriteError};
-pub use lift::{ExternalData, InputSlot, LiftOptions, Lifted, MethodIo, OutputSlot, lift};
+pub use lift::{DelegateInputs, ExternalData, InputSlot, LiftOptions, Lifted, MethodIo, OutputSlot, lift};
 pub use profile::{MissingOperator, RuntimeProfile, missing_operators};
 pub use summary::{
     ArenaSummary, Count, DelegateSummary, MetadataSummary, MethodSummary, PortSummary, ProgramSummary, summary,

@@ -210,7 +210,7 @@ impl ProgramFile {
     pub fn lift(&self, data: &[PathBuf], mode: LoadMode) -> Result<Lifted, Error> {
         let external = data.iter().map(|p| open_data(p, mode)).collect::<Result<_, _>>()?;
         let name = self.path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let options = LiftOptions { name, external };
+        let options = LiftOptions { name, external, delegate_inputs: Some(delegate_inputs) };
         lift(&self.head, Arc::clone(&self.bytes), &options)
             .map_err(|e| Error::Lift { path: self.path.clone(), source: Box::new(e) })
     }
@@ -231,6 +231,11 @@ pub fn open_data(path: &Path, mode: LoadMode) -> Result<ExternalData, Error> {
     }
     let head = PtdHead::parse(&read_start(path, bytes.as_ref(), needed)?, bytes.len()).map_err(wrong)?;
     Ok(ExternalData { head, bytes })
+}
+
+/// How many inputs a payload has, if its backend's payloads say so.
+fn delegate_inputs(backend: &str, payload: &[u8]) -> Option<usize> {
+    (backend == pteron_xnnpack::BACKEND).then(|| pteron_xnnpack::Payload::parse(payload).ok())?.map(|p| p.inputs.len())
 }
 
 /// The backends that execute payloads here; `qnn_sdk` is [`LoadOptions::qnn_sdk`].

@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{fixture, pteron, pteron_with_input};
+use support::{fixture, pteron, pteron_with_input, with_glass};
 
 /// Numbers of a tensor or a scalar.
 fn numbers(v: &Value) -> Vec<f64> {
@@ -106,4 +106,20 @@ fn a_program_is_held_to_the_limits_that_are_given() {
     let e = run(&["--max-operations", "20"]).fails(1);
     assert!(e.contains("of the run's 20 are left; --max-operations N"), "{e}");
     assert!(run(&["--max-memory", "2XB"]).fails(2).contains("such as 2GiB"));
+}
+
+/// Of a static shape the text before a projection is a view without an instruction, which only the payload says is an input.
+#[test]
+fn delegates_whose_inputs_are_views_of_a_static_shape() {
+    let dir = with_glass();
+    let ids: Vec<u32> = (5..37).collect();
+    let call = json!([[{"dtype": "int64", "shape": [1, 32], "data": ids}]]);
+    std::fs::write(dir.path().join("calls.json"), call.to_string()).unwrap();
+    let logits = |name: &str, length: &str, more: &[&str]| {
+        let flags = ["export", "glass-en", "-o", name, "--max-seq-length", length, "--max-context-length", length];
+        let quantized = ["--pt2e-quantize", "xnnpack_dynamic", "--no-evaluation", "--bare"];
+        pteron(dir.path(), &[&flags[..], &quantized, more].concat()).ok();
+        numbers(&pteron(dir.path(), &["exec", name, "--calls", "calls.json"]).json()[0][0])
+    };
+    assert_eq!(logits("static.pte", "32", &["--disable-dynamic-shape"]), logits("dynamic.pte", "33", &[]));
 }

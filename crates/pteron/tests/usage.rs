@@ -55,7 +55,6 @@ fn flags_that_are_not_built_say_so() {
     let dir = with_glass();
     for flags in [
         &["-V"][..],
-        &["--use_qnn_sha"],
         &["-lora", "16"],
         &["-qat"],
         &["-sq", "native"],

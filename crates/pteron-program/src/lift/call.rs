@@ -390,7 +390,11 @@ impl Lifter<'_, '_> {
 
     fn delegate(&mut self, index: u32, args: &[u32]) -> Res<()> {
         let d = self.plan.delegates.get(index as usize).ok_or("the delegate is not in the table")?;
-        let split = self.delegate_outputs(args)?;
+        let id = self.shared.delegate(d)?;
+        let split = match self.shared.inputs_of(id).filter(|&n| n <= args.len()) {
+            Some(known) => known,
+            None => self.delegate_outputs(args)?,
+        };
         let (inputs, outs) = args.split_at(split);
         let mut given = Vec::with_capacity(inputs.len());
         for &v in inputs {
@@ -402,7 +406,6 @@ impl Lifter<'_, '_> {
             types.push(Type::Tensor(self.declared(self.tensor(v)?)?));
             slots.push(Some(v));
         }
-        let id = self.shared.delegate(d)?;
         let node = self.add(Op::Delegate, given, types, Extra::Delegate(id));
         self.results(node, &slots, outs)
     }

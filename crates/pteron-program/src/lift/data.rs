@@ -23,6 +23,8 @@ pub(super) struct Shared<'f> {
     constants: BTreeMap<ConstKey, ConstId>,
     buffers: BTreeMap<BufferKey, BufferId>,
     delegates: BTreeMap<DelegateKey, DelegateId>,
+    /// Inputs of the delegates whose payloads say how many they have.
+    delegate_inputs: BTreeMap<DelegateId, usize>,
     named_data: Option<NamedBlobs>,
 }
 
@@ -60,6 +62,7 @@ impl<'f> Shared<'f> {
             constants: BTreeMap::new(),
             buffers: BTreeMap::new(),
             delegates: BTreeMap::new(),
+            delegate_inputs: BTreeMap::new(),
             named_data: None,
         }
     }
@@ -203,6 +206,7 @@ impl<'f> Shared<'f> {
                 all
             }
         };
+        let inputs = self.options.delegate_inputs.and_then(|inputs| inputs(&d.id, &payload));
         let id = self.module.delegates.push(Delegate {
             backend: d.id.as_str().into(),
             payload: payload.into(),
@@ -210,7 +214,13 @@ impl<'f> Shared<'f> {
             named_data,
         });
         self.delegates.insert(key, id);
+        self.delegate_inputs.extend(inputs.map(|n| (id, n)));
         Ok(id)
+    }
+
+    /// How many inputs the delegate has, if its payload says so.
+    pub(super) fn inputs_of(&self, id: DelegateId) -> Option<usize> {
+        self.delegate_inputs.get(&id).copied()
     }
 }
 

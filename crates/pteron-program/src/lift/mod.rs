@@ -5,9 +5,11 @@
 //! mutable state; anything else is an error that names the value and the range. `MoveCall` makes one value's handle
 //! another's; forward jumps become [`pteron_ir::Op::Cond`], backward jumps [`pteron_ir::Op::Loop`].
 //!
-//! A `DelegateCall` does not say where its inputs end and its outputs begin. The outputs are taken to be the longest run of
-//! arguments at the end that no instruction has written, that are neither inputs, constants nor initialised, and whose index
-//! is larger than that of every value used before: exporters make output values at the call.
+//! A `DelegateCall` does not say where its inputs end and its outputs begin. A payload that is understood does
+//! ([`LiftOptions::delegate_inputs`]). For others the outputs are taken to be the longest run of arguments at the end that no
+//! instruction has written, that are neither inputs, constants nor initialised, and whose index is larger than that of every
+//! value used before: exporters make output values at the call. An input that is a view without an instruction of its own, in
+//! the memory of what it shows, is beyond that rule.
 
 mod call;
 mod data;
@@ -36,6 +38,9 @@ pub struct ExternalData {
     pub bytes: Arc<dyn ByteSource>,
 }
 
+/// How many inputs a payload (`payload`) of a backend (`backend`) has; `None` if that is not known.
+pub type DelegateInputs = fn(backend: &str, payload: &[u8]) -> Option<usize>;
+
 /// How a program is lifted.
 #[derive(Debug, Clone, Default)]
 pub struct LiftOptions {
@@ -44,6 +49,8 @@ pub struct LiftOptions {
     /// Where external constants are looked up, the first file that has one wins. One that no file has becomes
     /// [`pteron_ir::ConstData::External`].
     pub external: Vec<ExternalData>,
+    /// Asked where the inputs of a delegate's call end and its outputs begin.
+    pub delegate_inputs: Option<DelegateInputs>,
 }
 
 /// Where an input of a method goes.

@@ -35,7 +35,7 @@ pub(crate) fn fixture(name: &str) -> Vec<u8> {
 
 pub(crate) fn lift_bytes(bytes: Vec<u8>, external: Vec<ExternalData>) -> Result<Lifted, String> {
     let head = ParsedHead::parse(&bytes, bytes.len() as u64).map_err(|e| e.to_string())?;
-    let options = LiftOptions { name: "m".into(), external };
+    let options = LiftOptions { name: "m".into(), external, delegate_inputs: None };
     lift(&head, Arc::new(Bytes(bytes)), &options).map_err(|e| e.to_string())
 }
 
