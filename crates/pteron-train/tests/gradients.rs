@@ -1,4 +1,4 @@
-//! Every gradient rule against finite differences, in f64, over generated shapes.
+//! Every gradient rule against finite differences, and against PyTorch's gradients, in f64, over generated shapes.
 //!
 //! High-level operators, whose kernels compute in f32, are decomposed, so that what is differenced is f64 as well; their rules
 //! are those of the whole operator.
@@ -8,8 +8,10 @@ use std::sync::Arc;
 use pteron_exec::{Session, SessionOptions, Value, ValueRef};
 use pteron_ir::gradient::{KeepAll, differentiate};
 use pteron_ir::pass::{PassContext, Runner};
-use pteron_ir::{Arg, GraphBuilder, Module, OPERATORS, Op, TensorType, ValueId, args, passes};
+use pteron_ir::{Arg, GraphBuilder, IntArg, Module, OPERATORS, Op, TensorType, ValueId, args, passes};
 use pteron_tensor::{AlignedBytes, DType, Tensor};
+use serde_json::json;
+use sha2::{Digest, Sha256};
 
 /// Numbers that look random, the same in every run.
 struct Random(u64);
@@ -406,4 +408,85 @@ fn the_padding_row_of_a_table_gets_nothing() {
     let found = run(&mut session(module(&case, &[0.0, 0.5], true)), &case.given);
     let w = 0.5f64.sin();
     assert_eq!(found[1], [w, 0.0, 2.0 * w]);
+}
+
+/// Where the script that records PyTorch's gradients wants the cases written.
+const CASES: &str = "PTERON_GRADIENT_CASES";
+
+/// The case as `tools/oracle/make_gradient_goldens.py` reads it. Values of arguments are positions among `given`.
+fn described(name: &str, case: &Case, weights: &[f64]) -> serde_json::Value {
+    let given: Vec<_> = case
+        .given
+        .iter()
+        .map(|g| match g {
+            Given::Real(sizes, data) => json!({"dtype": "float64", "sizes": sizes, "data": data}),
+            Given::Index(sizes, data) => json!({"dtype": "int64", "sizes": sizes, "data": data}),
+            Given::Mask(sizes, data) => json!({"dtype": "bool", "sizes": sizes, "data": data}),
+        })
+        .collect();
+    let mut m = Module::new("case");
+    let mut b = GraphBuilder::new(&mut m, "forward");
+    let inputs: Vec<ValueId> = case.given.iter().map(|g| b.input("x", g.ty())).collect();
+    let value = |v: ValueId| json!({"value": inputs.iter().position(|&i| i == v)});
+    let args: Vec<_> = (case.args)(&inputs)
+        .iter()
+        .map(|a| match a {
+            Arg::None => json!(null),
+            Arg::Value(v) => value(*v),
+            Arg::Int(i) => json!(i),
+            Arg::Float(f) => json!(f),
+            Arg::Bool(t) => json!(t),
+            Arg::Str(t) => json!(t),
+            Arg::DType(_) => json!({"dtype": "float64"}),
+            Arg::Ints(items) => {
+                let known = |i: &IntArg| match i {
+                    IntArg::Const(n) => *n,
+                    IntArg::Value(_) => panic!("{name}: a size that is computed"),
+                };
+                json!(items.iter().map(known).collect::<Vec<_>>())
+            }
+            Arg::Floats(items) => json!(items),
+            Arg::Bools(items) => json!(items),
+            Arg::Values(items) => json!(items.iter().map(|v| v.map(value)).collect::<Vec<_>>()),
+        })
+        .collect();
+    json!({"op": name, "given": given, "args": args, "weights": weights})
+}
+
+#[test]
+fn every_rule_of_a_pytorch_operator_equals_its_gradient() {
+    let mut random = Random(11);
+    let mut cases_of_pytorch = Vec::new();
+    for def in OPERATORS.iter().filter(|d| d.gradient.is_some() && !ELSEWHERE.contains(&d.op)) {
+        for case in cases(def.op, &mut random) {
+            let weights = [random.real(), random.real()];
+            if def.name.starts_with("aten::") {
+                cases_of_pytorch.push((described(def.name, &case, &weights), case, weights));
+            }
+        }
+    }
+    if let Some(path) = std::env::var_os(CASES) {
+        let all: Vec<_> = cases_of_pytorch.iter().map(|(d, _, _)| d).collect();
+        std::fs::write(path, json!(all).to_string()).unwrap();
+        return;
+    }
+    let golden: serde_json::Value = serde_json::from_str(include_str!("goldens/gradients.json")).unwrap();
+    let golden = golden["cases"].as_array().unwrap();
+    assert_eq!(golden.len(), cases_of_pytorch.len(), "the cases are others than those recorded: record them again");
+    for (recorded, (description, case, weights)) in golden.iter().zip(&cases_of_pytorch) {
+        let name = description["op"].as_str().unwrap();
+        let digest: String =
+            Sha256::digest(description.to_string()).iter().take(8).map(|b| format!("{b:02x}")).collect();
+        assert_eq!(recorded["case"], digest, "{name} is another case than the one recorded: record it again");
+        let found = run(&mut session(module(case, weights, true)), &case.given);
+        let expected = recorded["gradients"].as_array().unwrap();
+        assert_eq!(found.len(), 1 + expected.len(), "{name}");
+        for (found, expected) in found[1..].iter().zip(expected) {
+            let expected: Vec<f64> = expected.as_array().unwrap().iter().map(|g| g.as_f64().unwrap()).collect();
+            assert_eq!(found.len(), expected.len(), "{name}");
+            for (j, (g, e)) in found.iter().zip(&expected).enumerate() {
+                assert!((g - e).abs() <= 1e-9 * (1.0 + e.abs()), "{name}: element {j}: {g}, PyTorch {e}");
+            }
+        }
+    }
 }

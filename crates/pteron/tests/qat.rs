@@ -21,6 +21,7 @@ fn qat(folder: &Path, more: &[&str]) -> Ran {
 
 /// Begins a run and kills its process when it has saved its state for the second time.
 fn killed(folder: &Path, more: &[&str]) {
+    std::fs::write(folder.join("text.txt"), TEXT).unwrap();
     let base =
         ["qat", "glass-en", "--data", "text.txt", "--seq-length", "17", "--batch", "1", "--warmup", "0", "--json"];
     let small = ["--calibration-windows", "2", "--evaluate-every", "0", "--save-every", "1"];
@@ -106,4 +107,38 @@ fn a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_state() {
     let said = qat(folder, &[&flags[..], &["--clip-norm", "1e30", "-o", "out"]].concat()).fails(1);
     assert!(said.contains("step ") && said.contains("went bad"), "{said}");
     assert!(folder.join("out/training_state.bin").is_file());
+}
+
+/// A disk on which the state has no room: the process may not make files of four million bytes, and the state has ten.
+#[cfg(unix)]
+#[test]
+fn a_state_that_cannot_be_saved_leaves_the_one_before() {
+    use std::os::unix::process::CommandExt;
+    let dir = with_glass();
+    let folder = dir.path();
+    let flags = ["-qmode", "8da4w", "-G", "32", "--steps", "40", "-o", "out"];
+    killed(folder, &flags);
+    let state = folder.join("out/training_state.bin");
+    let before = std::fs::read(&state).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pteron"));
+    command.args(["qat", "glass-en", "--data", "text.txt", "--seq-length", "17", "--batch", "1", "--warmup", "0"]);
+    command.args(["--calibration-windows", "2", "--evaluate-every", "0", "--save-every", "1", "--resume"]).args(flags);
+    let set = || {
+        let limit = libc::rlimit { rlim_cur: 4_000_000, rlim_max: 4_000_000 };
+        // SAFETY: the call reads one structure, which is on our stack.
+        match unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec only `setrlimit` is called, which is safe there.
+    unsafe { command.current_dir(folder).pre_exec(set) };
+    let said = support::ran(command.output().unwrap());
+    assert_eq!(said.code, 1, "{said:?}");
+    let sentence = said.err.rsplit_once("error: ").unwrap().1;
+    assert!(sentence.contains("training_state.bin") && sentence.contains("File too large"), "{sentence}");
+    assert!(std::fs::read(&state).unwrap() == before);
+    let mut left: Vec<_> = std::fs::read_dir(folder.join("out")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert!(left.iter().all(|n| !n.to_string_lossy().starts_with('.')), "{left:?}");
 }
