@@ -4,6 +4,7 @@
 //! A development dependency only.
 #![allow(clippy::print_stderr, reason = "a skipped test is told to whoever watches the run")]
 
+pub mod filetests;
 pub mod gguf;
 pub mod hostile;
 pub mod torch;
