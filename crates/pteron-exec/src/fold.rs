@@ -23,23 +23,17 @@ const MOST_FILLED: usize = 1 << 20;
 
 /// What is computed once.
 fn is_worth_it(op: Op) -> bool {
-    matches!(
-        op,
-        Op::DequantizePerTensor
-            | Op::DequantizePerTensorTensor
-            | Op::DequantizePerTensorTensor2
-            | Op::DequantizePerChannel
-            | Op::DequantizePerChannelGroup
-            | Op::DequantizePerToken
-            | Op::DequantizeAffine
-            | Op::QuantizePerTensor
-            | Op::QuantizePerTensorTensor
-            | Op::QuantizePerTensorTensor2
-            | Op::QuantizePerChannel
-            | Op::QuantizePerChannelGroup
-            | Op::QuantizeAffine
-            | Op::FakeQuantPerChannel
-    )
+    op.is_dequantize()
+        || matches!(
+            op,
+            Op::QuantizePerTensor
+                | Op::QuantizePerTensorTensor
+                | Op::QuantizePerTensorTensor2
+                | Op::QuantizePerChannel
+                | Op::QuantizePerChannelGroup
+                | Op::QuantizeAffine
+                | Op::FakeQuantPerChannel
+        )
 }
 
 /// What may stand around it: other sizes, another order, another type, a filled tensor.

@@ -376,6 +376,20 @@ impl Op {
         matches!(self, Op::ViewCopy | Op::UnsqueezeCopy | Op::SqueezeDimsCopy | Op::SqueezeDimCopy)
     }
 
+    /// True for operators that turn codes into numbers by a scale and a zero point.
+    pub fn is_dequantize(self) -> bool {
+        matches!(
+            self,
+            Op::DequantizePerTensor
+                | Op::DequantizePerTensorTensor
+                | Op::DequantizePerTensorTensor2
+                | Op::DequantizePerChannel
+                | Op::DequantizePerChannelGroup
+                | Op::DequantizePerToken
+                | Op::DequantizeAffine
+        )
+    }
+
     /// True if some argument is mutated in place.
     pub fn mutates(self) -> bool {
         self.schema().args.iter().any(|a| a.is_mutated())

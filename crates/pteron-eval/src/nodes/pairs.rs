@@ -72,19 +72,6 @@ fn is_choose(op: Op) -> bool {
     )
 }
 
-fn is_dequantize(op: Op) -> bool {
-    matches!(
-        op,
-        Op::DequantizePerTensor
-            | Op::DequantizePerTensorTensor
-            | Op::DequantizePerTensorTensor2
-            | Op::DequantizePerChannel
-            | Op::DequantizePerToken
-            | Op::DequantizePerChannelGroup
-            | Op::DequantizeAffine
-    )
-}
-
 fn argument(graph: &Graph, n: NodeId, i: usize) -> Option<ValueId> {
     match graph.nodes[n].args.get(i) {
         Some(Arg::Value(v)) => Some(*v),
@@ -131,7 +118,10 @@ fn as_read(graph: &Graph, module: &Module, readers: &BTreeMap<ValueId, Vec<NodeI
         is_quantize(op) || is_choose(op) || matches!(op, Op::SymSize | Op::SymNumel)
     });
     let back = graph.nodes[quantize].outputs.first().and_then(|&q| {
-        of(q).iter().find(|&&n| is_dequantize(graph.nodes[n].op)).and_then(|&n| graph.nodes[n].outputs.first().copied())
+        of(q)
+            .iter()
+            .find(|&&n| graph.nodes[n].op.is_dequantize())
+            .and_then(|&n| graph.nodes[n].outputs.first().copied())
     });
     match back {
         Some(back) if all && !graph.outputs().contains(&v) => (back, codes),
@@ -182,7 +172,7 @@ impl Pairing {
         let mut made: BTreeMap<&str, NodeId> = BTreeMap::new();
         for n in subject.all_nodes() {
             let node = &subject.nodes[n];
-            let passes = is_quantize(node.op) || is_dequantize(node.op) || is_choose(node.op);
+            let passes = is_quantize(node.op) || node.op.is_dequantize() || is_choose(node.op);
             if node.handle.0 >= captured && !passes && node.op != Op::ToCopy && compared(subject, n).is_some() {
                 made.insert(&subject.paths[node.path], n);
             }

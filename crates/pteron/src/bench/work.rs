@@ -182,7 +182,7 @@ impl<'m> WorkCounter<'m> {
         );
         let looked_up = numel(out) / out.last().map_or(1, |&d| d.max(1) as u64);
         // Codes of at most four bits need half a byte, however wide they are stored.
-        let half = is_dequantize(node.op) && code_range(node).is_some_and(|(lo, hi)| hi - lo < 16);
+        let half = node.op.is_dequantize() && code_range(node).is_some_and(|(lo, hi)| hi - lo < 16);
         let mut all = Vec::new();
         node.args.iter().for_each(|a| a.for_each_value(|v| all.push(v)));
         for (i, &v) in all.iter().enumerate() {
@@ -197,7 +197,7 @@ impl<'m> WorkCounter<'m> {
                     let elements = numel(&self.sizes(graph, v));
                     self.work.constant_bytes += whole.min(elements.div_ceil(2));
                 }
-                Some(Def::Const(c)) if is_dequantize(node.op) && i > 0 && !self.constants.contains(&c) => {
+                Some(Def::Const(c)) if node.op.is_dequantize() && i > 0 && !self.constants.contains(&c) => {
                     self.constants.push(c);
                     self.work.constant_bytes += if self.fits_bf16(c) { whole / 2 } else { whole };
                 }
@@ -225,19 +225,6 @@ impl<'m> WorkCounter<'m> {
     }
 }
 
-fn is_dequantize(op: Op) -> bool {
-    matches!(
-        op,
-        Op::DequantizePerTensor
-            | Op::DequantizePerTensorTensor
-            | Op::DequantizePerTensorTensor2
-            | Op::DequantizePerChannel
-            | Op::DequantizePerChannelGroup
-            | Op::DequantizePerToken
-            | Op::DequantizeAffine
-    )
-}
-
 /// Least and largest code of a node of quantization, where they stand in the graph.
 fn code_range(node: &Node) -> Option<(i64, i64)> {
     let schema = node.op.schema();
@@ -260,7 +247,7 @@ fn are_codes(graph: &Graph, v: Option<ValueId>) -> bool {
     let mut at = v;
     while let Some(Def::Node(n, 0)) = at.map(|v| graph.values[v].def) {
         let node = &graph.nodes[n];
-        if is_dequantize(node.op) {
+        if node.op.is_dequantize() {
             return value(node, 0).is_some_and(narrow);
         }
         if !node.op.is_view() && !matches!(node.op, Op::PermuteCopy | Op::TransposeCopy) {
