@@ -11,6 +11,16 @@ pub(super) fn is(op: Op) -> bool {
     matches!(op, Op::Linear | Op::RmsNorm | Op::Bmm | Op::Mm | Op::Embedding)
 }
 
+/// The weight of a linear layer.
+struct LinearWeight {
+    /// The static tensor.
+    tensor: usize,
+    /// The scale of each row, none where it is not quantized.
+    scales: Vec<f64>,
+    /// The operator that it is laid out for.
+    form: LinearForm,
+}
+
 impl Builder<'_> {
     pub(super) fn layer(&mut self, node: &Node) -> Res<()> {
         let out = *node.outputs.first().ok_or("it has no output")?;
@@ -66,7 +76,7 @@ impl Builder<'_> {
     fn linear(&mut self, node: &Node, out: ValueId) -> Res<()> {
         let x = self.arg(node, 0)?;
         let weight = params::value(node, 1).ok_or("its weight is no tensor")?;
-        let (w, scales) = self.linear_weight(weight)?;
+        let LinearWeight { tensor: w, scales, form } = self.linear_weight(weight)?;
         let dims = self.dims(out)?;
         let Some((&columns, rows)) = dims.split_last() else { return Err("it gives a number".to_owned()) };
         let rows: u32 = rows.iter().product();
@@ -76,7 +86,7 @@ impl Builder<'_> {
             inputs.push(self.bias(*bias, x, &scales, columns)?);
         }
         let y = self.output(out)?;
-        match self.form {
+        match form {
             LinearForm::FullyConnected => {
                 let flat = self.like(y, vec![rows, columns], "rows");
                 let whole = if dims.len() == 2 { y } else { flat };
@@ -99,27 +109,30 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// The static tensor of a linear layer's weight, and the scale of each of its rows.
-    fn linear_weight(&mut self, v: ValueId) -> Res<(usize, Vec<f64>)> {
+    /// The static tensor of a linear layer's weight. Weights in blocks become a convolution's in either form: the library's
+    /// FullyConnected reads their encoding as another one's, and an address for a scale, so that now and then a context
+    /// computes noise (docs/qnn-results.md).
+    fn linear_weight(&mut self, v: ValueId) -> Res<LinearWeight> {
         let Def::Node(n, _) = self.graph.values[v].def else {
             // Not quantized: the matrix itself, which the HTP computes with in half precision.
             let c = params::constant(self.graph, v).ok_or("its weight is no constant")?;
             if self.form == LinearForm::FullyConnected {
-                return Ok((self.tensor(v)?, Vec::new()));
+                return Ok(LinearWeight { tensor: self.tensor(v)?, scales: Vec::new(), form: self.form });
             }
             let source = params::source(self.module, c)?;
             let plain = WeightParams::plain(c, source.dtype())?;
-            return Ok((self.matrix(&plain)?, Vec::new()));
+            return Ok(LinearWeight { tensor: self.matrix(&plain, self.form)?, scales: Vec::new(), form: self.form });
         };
         let weight = self.weight(&self.graph.nodes[n])?;
         let rows = params::source(self.module, weight.constant)?.shape().first().copied().unwrap_or(0);
         let scales = weight.channel_scales(rows);
-        Ok((self.matrix(&weight)?, scales))
+        let form = if weight.block.is_some() { LinearForm::Conv2d } else { self.form };
+        Ok(LinearWeight { tensor: self.matrix(&weight, form)?, scales, form })
     }
 
     /// `[N, K]` as a fully connected layer takes it, or `[1, 1, K, N]` as a convolution does.
-    fn matrix(&mut self, weight: &WeightParams) -> Res<usize> {
-        let convolution = self.form == LinearForm::Conv2d;
+    fn matrix(&mut self, weight: &WeightParams, form: LinearForm) -> Res<usize> {
+        let convolution = form == LinearForm::Conv2d;
         let form = if convolution { Form::Convolution } else { Form::Matrix };
         let key = (weight.constant, form, 0);
         if let Some(&t) = self.statics.get(&key) {

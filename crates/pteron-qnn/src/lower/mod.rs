@@ -24,7 +24,8 @@ use params::Act;
 
 pub(crate) use params::{is_dequantize, is_quantization, is_quantize};
 
-/// The operator of QNN that a linear layer becomes. Both compute the same integers.
+/// The operator of QNN that a linear layer becomes. Both compute the same integers. Weights in blocks (LPBQ) become a
+/// convolution whichever is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LinearForm {
     /// `FullyConnected`.

@@ -119,6 +119,7 @@ fn output_scale(module: &Module) -> f64 {
     }
 }
 
+/// Weights in blocks, which are convolutions whatever form is asked for.
 #[test]
 fn weights_in_blocks() {
     let libraries = libraries("weights_in_blocks");

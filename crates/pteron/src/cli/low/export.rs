@@ -261,7 +261,7 @@ pub(in crate::cli) struct QnnExportArgs {
     /// Compute attention head by head
     #[arg(long, requires = "qnn")]
     pub(in crate::cli) use_qnn_sha: bool,
-    /// Operator of linear layers
+    /// Operator of linear layers; weights in blocks are convolutions in any case
     #[arg(long, value_enum, default_value = "conv2d", requires = "qnn")]
     pub(in crate::cli) qnn_linear: QnnLinearArg,
     /// How the processor is clocked: default, sustained-high-performance, burst, high-performance, power-saver,
