@@ -1,11 +1,16 @@
 """Losses of fixed 20-step runs of quantization-aware training on a tiny Llama, by PyTorch's autograd and AdamW.
 
     $ORACLE_ENV/bin/python tools/oracle/make_qat_goldens.py crates/pteron-train/tests/goldens/qat.json
+    $ORACLE_ENV/bin/python tools/oracle/make_qat_goldens.py --against-itself
 
 Weights and tokens come from integer arithmetic, so that the test makes the same ones. `float` trains without fake quantization.
 `8da4w` is torchao's: weights symmetric in groups of 8 columns, -8..7, with scales of the first step, activations asymmetric per token, -128..127, scales from
 `choose_qparams_affine`, gradients straight through (`_fake_quantize_affine`). `fused` has `FusedMovingAvgObsFakeQuantize` on the
 input of each linear layer (uint8, affine, per tensor) and per-channel `FakeQuantize` of its weight (int8, -127..127, live scales).
+
+`--against-itself` writes nothing: it says how far the same run is from itself in PyTorch where attention is computed by a product,
+a softmax and a product instead of `scaled_dot_product_attention`. With frozen scales rounding errors stay rounding errors. With
+`8da4w`'s live ones they do not: the largest weight of a group lies at 7.5 scales whatever it is, and its last bit decides for 7 or 8.
 """
 
 import json
@@ -96,14 +101,15 @@ def token_wise(x):
 
 
 class Run:
-    def __init__(self, mode):
+    def __init__(self, mode, live=False, fused_attention=True):
         self.mode, self.w, self.fakes = mode, weights(), {}
+        self.live, self.fused_attention = live, fused_attention
 
     def linear(self, x, name):
         w = self.w[name]
         if self.mode == "8da4w":
-            # Frozen: with live scales the largest weight of a group stays at 7.5 scales, where the last bit decides.
-            x, w = token_wise(x), grouped(w, self.fakes.setdefault(name, group_scales(w)))
+            scale = group_scales(w) if self.live else self.fakes.setdefault(name, group_scales(w))
+            x, w = token_wise(x), grouped(w, scale)
         elif self.mode == "fused":
             if name not in self.fakes:
                 activation = FusedMovingAvgObsFakeQuantize(
@@ -127,6 +133,13 @@ class Run:
         a, b = x[..., :half], x[..., half:]
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
+    def attention(self, q, k, v):
+        if self.fused_attention:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        k, v = (t.repeat_interleave(HEADS // KV, dim=1) for t in (k, v))
+        masked = torch.full((LENGTH, LENGTH), -torch.inf).triu(1)
+        return torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + masked, -1) @ v
+
     def logits(self, tokens):
         head = DIM // HEADS
         freq = 1.0 / THETA ** (torch.arange(0, head, 2).double() / head)
@@ -140,7 +153,7 @@ class Run:
             k = self.linear(h, f"{p}.self_attn.k_proj.weight").view(1, LENGTH, KV, head)
             v = self.linear(h, f"{p}.self_attn.v_proj.weight").view(1, LENGTH, KV, head).transpose(1, 2)
             q, k = self.rope(q, cos, sin).transpose(1, 2), self.rope(k, cos, sin).transpose(1, 2)
-            a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            a = self.attention(q, k, v)
             a = a.transpose(1, 2).reshape(1, LENGTH, DIM)
             x = x + self.linear(a, f"{p}.self_attn.o_proj.weight")
             h = self.norm(x, f"{p}.post_attention_layernorm.weight")
@@ -164,9 +177,19 @@ class Run:
         return out
 
 
+def against_itself():
+    for mode, live in [("float", False), ("8da4w", False), ("8da4w", True), ("fused", True)]:
+        one, other = (Run(mode, live, fused).losses() for fused in (True, False))
+        apart = [abs(x - y) for x, y in zip(one, other)]
+        first = next((i + 1 for i, d in enumerate(apart) if d > 1e-4), None)
+        print(f"{mode}{' live' if live else ''}: largest difference {max(apart):.1e}, above 1e-4 from step {first}")
+
+
 def main():
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    if sys.argv[1:] == ["--against-itself"]:
+        return against_itself()
     found = {"torch": torch.__version__, "torchao": torchao.__version__}
     for mode in ["float", "8da4w", "fused"]:
         run = Run(mode)

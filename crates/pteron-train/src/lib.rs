@@ -9,6 +9,7 @@
 
 mod error;
 mod graph;
+mod learned;
 mod optimizer;
 mod order;
 pub mod prepare;

@@ -128,6 +128,8 @@ pub struct LearnedScale {
     pub inputs: [ValueId; 2],
     /// True if the zero point stays as it is.
     pub symmetric: bool,
+    /// Least and largest code.
+    pub codes: (i64, i64),
 }
 
 /// What `prepare_qat` placed.
@@ -447,7 +449,8 @@ impl Placer<'_, '_, '_> {
             }
             let inputs = self.scale_inputs(&label.to_string(), 1);
             let symmetric = scheme.is_symmetric();
-            self.done.learned.push(LearnedScale { slot, label, inputs, symmetric });
+            let codes = (f.quant_min, f.quant_max);
+            self.done.learned.push(LearnedScale { slot, label, inputs, symmetric, codes });
             return Ok((inputs[0], inputs[1]));
         }
         // QNN's observer of a concatenation has one range with the inputs of it.

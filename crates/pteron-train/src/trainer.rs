@@ -10,6 +10,7 @@ use pteron_tensor::{AlignedBytes, CastSource, DType, Tensor, View, read_all};
 
 use crate::error::TrainError;
 use crate::graph::{EVALUATE, Loss, ParamKind, Role, TRAIN, TrainGraph};
+use crate::learned::Affine;
 use crate::optimizer::{AdamW, Schedule};
 use crate::order::splitmix;
 
@@ -35,7 +36,7 @@ pub struct TrainerOptions {
     pub clip_norm: Option<f64>,
     /// Scales of weights.
     pub scales: ScaleMode,
-    /// The largest learning rate of learned scales, as a share of them.
+    /// The largest learning rate of learned scales, as a share of them; of affine ones as a share of each end of the range.
     pub scale_rate: f64,
     /// First step, from 1, whose forward pass is fake-quantized.
     pub quantize_from: u64,
@@ -92,7 +93,7 @@ pub struct Trainer {
     session: Session,
     options: TrainerOptions,
     pub(crate) slots: Vec<Slot>,
-    /// What the graph reads of each parameter where that is not the parameter itself: rounded to bf16.
+    /// What the graph reads of each parameter where that is not the parameter itself: weights in bf16, whole zero points.
     rounded: Vec<Option<Vec<f32>>>,
     /// Scales and zero points of weights.
     pub(crate) scales: Vec<(Vec<f32>, Vec<f32>)>,
@@ -177,6 +178,11 @@ impl Trainer {
         &self.graph
     }
 
+    /// The elements of the parameter of [`TrainGraph::params`] at `at`, as the optimizer has moved them; none past the last.
+    pub fn parameter(&self, at: usize) -> &[f32] {
+        self.slots.get(at).map_or(&[], |s| &s.values)
+    }
+
     /// Threads and kernels.
     pub fn context(&self) -> &Context {
         self.session.context()
@@ -189,12 +195,15 @@ impl Trainer {
 
     /// Brings what follows the parameters up to them: rounded copies and scales of weights.
     pub(crate) fn follow(&mut self, first: bool) -> Result<(), TrainError> {
-        if self.options.bf16 {
-            for (slot, (p, out)) in self.slots.iter().zip(self.graph.params.iter().zip(&mut self.rounded)) {
-                if matches!(p.kind, ParamKind::Weight) {
-                    *out = Some(slot.values.iter().map(|&v| half::bf16::from_f32(v).to_f32()).collect());
+        for (slot, (p, out)) in self.slots.iter().zip(self.graph.params.iter().zip(&mut self.rounded)) {
+            *out = match p.kind {
+                ParamKind::Weight if self.options.bf16 => {
+                    Some(slot.values.iter().map(|&v| half::bf16::from_f32(v).to_f32()).collect())
                 }
-            }
+                // The grid that is trained against is the one that is exported.
+                ParamKind::ZeroPoint(_) => Some(slot.values.iter().map(|z| z.round_ties_even()).collect()),
+                _ => None,
+            };
         }
         if !first && self.options.scales == ScaleMode::Frozen {
             return Ok(());
@@ -308,27 +317,58 @@ impl Trainer {
         let norm = sums.iter().flatten().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
         let factor = self.options.clip_norm.map_or(1.0, |most| (most / (norm + 1e-6)).min(1.0)) as f32;
         let rate = self.options.schedule.at(step);
-        for (g, &p) in sums.iter().zip(&self.graph.trained) {
-            let Slot { values, first, second } = &mut self.slots[p];
-            // Decay is for matrices.
-            let matrix = self.graph.params[p].sizes.len() >= 2;
-            let weight_decay = if matrix { self.options.adam.weight_decay } else { 0.0 };
-            let adam = AdamW { weight_decay, ..self.options.adam };
-            let scales = matches!(self.graph.params[p].kind, ParamKind::Scale(_) | ParamKind::WeightScale(_));
-            // The optimizer's steps do not depend on a gradient's size, and scales of 16-bit codes are smaller than its steps.
-            let of_values = values.iter().sum::<f32>() / values.len().max(1) as f32;
-            let rate = match scales {
-                true => self.options.scale_rate * f64::from(of_values) * (rate / self.options.schedule.peak),
-                false => rate,
-            };
-            adam.step(step, rate, factor, values, first, second, g);
-            if scales {
-                values.iter_mut().for_each(|s| *s = s.max(f32::EPSILON));
+        // Of scales: a share of them, on the same course.
+        let scale_rate = self.options.scale_rate * (rate / self.options.schedule.peak);
+        for i in 0..self.graph.prepared.learned.len() {
+            self.move_range(i, &sums, (step, scale_rate));
+        }
+        for (at, &p) in self.graph.trained.iter().enumerate() {
+            let (g, kind) = (&sums[at], self.graph.params[p].kind);
+            match kind {
+                // Moved together, above.
+                ParamKind::ZeroPoint(_) => {}
+                ParamKind::Scale(i) if !self.graph.prepared.learned[i].symmetric => {}
+                _ => {
+                    // Decay is for matrices.
+                    let matrix = self.graph.params[p].sizes.len() >= 2;
+                    let weight_decay = if matrix { self.options.adam.weight_decay } else { 0.0 };
+                    let adam = AdamW { weight_decay, ..self.options.adam };
+                    let Slot { values, first, second } = &mut self.slots[p];
+                    if matches!(kind, ParamKind::Scale(_) | ParamKind::WeightScale(_)) {
+                        let of_values = values.iter().sum::<f32>() / values.len().max(1) as f32;
+                        let rate = scale_rate * f64::from(of_values);
+                        adam.step(step, rate, factor, values, first, second, g);
+                        values.iter_mut().for_each(|s| *s = s.max(f32::EPSILON));
+                    } else {
+                        adam.step(step, rate, factor, values, first, second, g);
+                    }
+                }
             }
         }
         self.step = step;
         self.follow(false)?;
         Ok(StepReport { step, loss, norm, rate })
+    }
+
+    /// Moves scale and zero point of learned scale `i`, unless it is symmetric; `sums` are the gradients of what is trained.
+    fn move_range(&mut self, i: usize, sums: &[Vec<f32>], when: (u64, f64)) {
+        let learned = &self.graph.prepared.learned[i];
+        let of = |kind: ParamKind| {
+            let slot = self.graph.params.iter().position(|p| p.kind == kind)?;
+            let index = self.graph.trained.iter().position(|&p| p == slot)?;
+            Some((slot, *sums.get(index)?.first()?))
+        };
+        let (Some((at, of_scale)), Some((zero_at, of_zero)), false) =
+            (of(ParamKind::Scale(i)), of(ParamKind::ZeroPoint(i)), learned.symmetric)
+        else {
+            return;
+        };
+        let Ok([scale, zero]) = self.slots.get_disjoint_mut([at, zero_at]) else { return };
+        let now = Affine { scale: scale.values[0], zero: zero.values[0], codes: learned.codes };
+        // The upper end's moments lie with the scale, the lower end's with the zero point.
+        let moments = [(&mut zero.first[..], &mut zero.second[..]), (&mut scale.first[..], &mut scale.second[..])];
+        let next = now.step(&self.options.adam, when, [of_scale, of_zero], moments);
+        (scale.values[0], zero.values[0]) = (next.scale, next.zero);
     }
 
     /// Loss and logits `[S, V]` of a window, with fake quantization and without moving anything.

@@ -3,8 +3,16 @@
 mod common;
 
 use pteron_exec::Threads;
+use pteron_quant::format::IntFormat;
+use pteron_quant::observer::{Layout, QuantParams, ZeroPoint};
+use pteron_quant::pt2e::prepare_module;
+use pteron_quant::recipe::{Base, Recipe};
 use pteron_quant::transform::{Algorithm, LayerChoice, LayerKind, LinearMode};
-use pteron_train::{Batch, Identity, Lora, Loss, QatOptions, Target, TrainError, TrainGraph, Trainer};
+use pteron_tensor::DType;
+use pteron_train::{
+    Batch, Identity, Lora, Loss, ParamKind, QatOptions, QuantStart, Target, TrainError, TrainGraph, Trainer,
+    TrainerOptions,
+};
 
 fn choice(_: &str, kind: LayerKind) -> Option<LayerChoice> {
     let mode = LinearMode::Int8DynActInt4Weight { group: 16 };
@@ -17,32 +25,69 @@ fn trainer(threads: usize, lora: Option<Lora>) -> Trainer {
     Trainer::new(graph, common::options(), Threads::of(threads), &|_| None).unwrap()
 }
 
+/// A run whose scales are learned, of activations as well.
+fn learning(threads: usize) -> Trainer {
+    let mut module = common::module();
+    let base = Base { pt2e: Some("qnn_8a8w".to_owned()), ..Base::default() };
+    let resolved = Recipe { base, rules: Vec::new() }.resolve(&module).unwrap();
+    let slots = prepare_module(&mut module, &resolved.quantizer().unwrap().unwrap()).unwrap();
+    let qat = QatOptions { learn_scales: true, ..QatOptions::default() };
+    let options = common::graph_options(qat);
+    let graph = TrainGraph::new(&module, slots.first(), &|_, _| None, &common::is_parameter, options).unwrap();
+    let params = QuantParams {
+        scale: vec![0.02],
+        zero_point: ZeroPoint::Int(vec![120]),
+        layout: Layout::PerTensor,
+        format: IntFormat::new(DType::U8, 0, 255).unwrap(),
+    };
+    let start = |_: &pteron_quant::TensorLabel| Some(QuantStart { range: None, params: Some(params.clone()) });
+    let options = TrainerOptions { scale_rate: 0.01, ..common::options() };
+    Trainer::new(graph, options, Threads::of(threads), &start).unwrap()
+}
+
 fn identity() -> Identity {
     Identity { model: "m".into(), data: "d".into(), settings: "s".into() }
 }
 
 #[test]
 fn a_run_is_the_same_on_any_number_of_threads() {
-    let bytes = |threads: usize| {
-        let mut t = trainer(threads, None);
+    let bytes = |mut t: Trainer| {
         common::steps(&mut t, 3);
         t.to_bytes(&identity())
     };
-    assert!(bytes(1) == bytes(3));
+    assert!(bytes(trainer(1, None)) == bytes(trainer(3, None)));
+    assert!(bytes(learning(1)) == bytes(learning(3)));
 }
 
 #[test]
 fn a_resumed_run_goes_on_to_the_same_bits() {
-    let mut straight = trainer(1, None);
-    common::steps(&mut straight, 2);
-    let saved = straight.to_bytes(&identity());
-    let mut resumed = trainer(2, None);
-    resumed.resume(&saved, &identity()).unwrap();
-    assert_eq!(resumed.steps(), 2);
-    for _ in 0..2 {
-        assert_eq!(common::step(&mut straight).unwrap(), common::step(&mut resumed).unwrap());
+    let forms: [&dyn Fn(usize) -> Trainer; 2] = [&|threads| trainer(threads, None), &learning];
+    for make in forms {
+        let (mut straight, mut resumed) = (make(1), make(2));
+        common::steps(&mut straight, 2);
+        let saved = straight.to_bytes(&identity());
+        resumed.resume(&saved, &identity()).unwrap();
+        assert_eq!(resumed.steps(), 2);
+        for _ in 0..2 {
+            assert_eq!(common::step(&mut straight).unwrap(), common::step(&mut resumed).unwrap());
+        }
+        assert!(straight.to_bytes(&identity()) == resumed.to_bytes(&identity()));
     }
-    assert!(straight.to_bytes(&identity()) == resumed.to_bytes(&identity()));
+}
+
+/// The ends of a learned range move by shares of themselves; where their ways differ, the zero point moves in steps of codes.
+#[test]
+fn learned_zero_points_move() {
+    let mut t = learning(1);
+    let zeros = |t: &Trainer| {
+        let slots = t.graph().params.iter().enumerate();
+        let of = slots.filter(|(_, p)| matches!(p.kind, ParamKind::ZeroPoint(_)));
+        of.map(|(i, _)| t.parameter(i)[0]).collect::<Vec<f32>>()
+    };
+    let before = zeros(&t);
+    common::steps(&mut t, 4);
+    let moved = before.iter().zip(zeros(&t)).filter(|(a, b)| (*a - b).abs() > 0.1).count();
+    assert!(moved > 0, "none of {} zero points moved", before.len());
 }
 
 #[test]
