@@ -1,6 +1,6 @@
 //! Modules: graphs with one constant pool, shared mutable buffers, delegates and metadata.
 
-use pteron_tensor::{SharedSource, Tensor, TensorSource};
+use pteron_tensor::{SharedBytes, SharedSource, Tensor, TensorSource};
 
 use crate::entity::{BufferId, ConstId, DelegateId, IdMap};
 use crate::graph::{Def, Graph};
@@ -45,7 +45,7 @@ pub struct Delegate {
     /// The backend: `XnnpackBackend`.
     pub backend: Box<str>,
     /// The payload.
-    pub payload: std::sync::Arc<[u8]>,
+    pub payload: SharedBytes,
     /// Key and value of each compile spec.
     pub compile_specs: Vec<(Box<str>, Vec<u8>)>,
     /// Named data that the payload refers to: the bytes of each source in row-major order.

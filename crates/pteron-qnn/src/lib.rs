@@ -16,6 +16,8 @@ pub mod lower;
 pub mod names;
 pub mod partition;
 pub mod payload;
+#[cfg(target_os = "linux")]
+mod room;
 mod selftest;
 pub mod soc;
 pub mod spec;

@@ -56,7 +56,7 @@ pub fn self_test(library: &dyn QnnLibrary, soc: Soc) -> Result<SelfTest, QnnErro
     let composed = library.compose(&[graph], &ComposeOptions::new(soc), &mut |_| {})?;
     let compile = start.elapsed();
     let start = Instant::now();
-    let (context, _) = library.load(&composed.binary, Some(soc))?;
+    let (context, _) = library.load(composed.binary(), Some(soc))?;
     let x: Vec<u8> = (0..LENGTH).map(|i| (i * 16) as u8).collect();
     let mut y = vec![0u8; x.len()];
     let done = library.execute(context, &name, &[&x], &mut [&mut y], ProfileLevel::Off);
@@ -65,5 +65,5 @@ pub fn self_test(library: &dyn QnnLibrary, soc: Soc) -> Result<SelfTest, QnnErro
     if x.iter().zip(&y).any(|(x, y)| x.abs_diff(*y) > 1) {
         return Err(QnnError::Mismatch(format!("Qualcomm's library adds {x:?} to itself and finds {y:?}")));
     }
-    Ok(SelfTest { soc, binary_bytes: composed.binary.len() as u64, compile, run: start.elapsed() })
+    Ok(SelfTest { soc, binary_bytes: composed.binary().len() as u64, compile, run: start.elapsed() })
 }

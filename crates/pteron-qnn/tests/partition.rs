@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use pteron_ir::{Module, Op, parse, verify};
 use pteron_qnn::graph::QnnGraph;
 use pteron_qnn::lower::LinearForm;
-use pteron_qnn::partition::{CompileError, CompileOptions, Compiled, Placement, Shards, compile, plan, seal};
-use pteron_qnn::payload::Payload;
+use pteron_qnn::partition::{CompileError, CompileOptions, Compiled, Placement, Shards, compile, compile_specs, plan};
+use pteron_qnn::payload::{Payload, write_payload};
 use pteron_qnn::soc::Soc;
 use pteron_qnn::spec::{COMPILE_SPEC, CompileSpec, HtpOptions};
 use pteron_qnn::{
@@ -74,7 +74,10 @@ impl QnnLibrary for Fake {
         if options.weight_sharing {
             binary.truncate(1);
         }
-        Ok(Composed { binary, finalize_us: graphs.iter().map(|g| (g.name.clone(), 1)).collect() })
+        Ok(Composed {
+            payload: write_payload(&binary).into(),
+            finalize_us: graphs.iter().map(|g| (g.name.clone(), 1)).collect(),
+        })
     }
 
     fn inspect(&self, binary: &[u8]) -> Result<BinaryInfo, QnnError> {
@@ -154,7 +157,7 @@ fn options() -> CompileOptions<'static> {
 }
 
 fn compiled(module: &mut Module, fake: &Fake, options: &CompileOptions<'_>) -> Result<Compiled, CompileError> {
-    let done = compile(module, fake, options, &seal(soc(), HtpOptions::default()), &mut |_| {})?;
+    let done = compile(module, fake, options, &compile_specs(soc(), HtpOptions::default()), &mut |_| {})?;
     verify::module(module).unwrap_or_else(|e| panic!("{e}"));
     Ok(done)
 }

@@ -4,7 +4,7 @@
 //! when asked and no earlier, so that a model larger than memory can be written without ever being held.
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use crate::{AlignedBytes, DType, Shape, cast_bytes, checked_numel};
@@ -183,19 +183,52 @@ pub fn copy_range(what: &dyn fmt::Display, all: &[u8], offset: u64, out: &mut [u
     Ok(())
 }
 
-/// Bytes in memory that others hold as well.
-#[derive(Debug, Clone)]
-pub struct SharedBytes(pub Arc<[u8]>);
+/// Bytes in memory that others hold as well, whatever keeps them: a list, a map of a file.
+#[derive(Clone)]
+pub struct SharedBytes(Arc<dyn AsRef<[u8]> + Send + Sync>);
+
+impl SharedBytes {
+    /// The bytes of `kept`, which do not change.
+    pub fn new(kept: impl AsRef<[u8]> + Send + Sync + 'static) -> SharedBytes {
+        SharedBytes(Arc::new(kept))
+    }
+}
+
+impl Deref for SharedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
+impl fmt::Debug for SharedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SharedBytes({})", self.len())
+    }
+}
+
+impl From<Vec<u8>> for SharedBytes {
+    fn from(bytes: Vec<u8>) -> SharedBytes {
+        SharedBytes::new(bytes)
+    }
+}
+
+impl From<&[u8]> for SharedBytes {
+    fn from(bytes: &[u8]) -> SharedBytes {
+        bytes.to_vec().into()
+    }
+}
 
 impl ByteSource for SharedBytes {
     fn len(&self) -> u64 {
-        self.0.len() as u64
+        (**self).len() as u64
     }
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), SourceError> {
-        copy_range(&"bytes in memory", &self.0, offset, out)
+        copy_range(&"bytes in memory", self, offset, out)
     }
     fn as_slice(&self) -> Option<&[u8]> {
-        Some(&self.0)
+        Some(self)
     }
 }
 

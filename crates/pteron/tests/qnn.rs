@@ -81,7 +81,7 @@ fn context(host: &Host) -> Vec<u8> {
     let (name, op) = ("add".to_owned(), "ElementWiseAdd".to_owned());
     g.add_node(QnnNode { name, op, params: Vec::new(), inputs: vec![x, x], outputs: vec![y] });
     let options = ComposeOptions::new(Soc::by_name("SM8650").unwrap());
-    host.compose(&[g], &options, &mut |_| {}).unwrap().binary
+    host.compose(&[g], &options, &mut |_| {}).unwrap().binary().to_vec()
 }
 
 /// A program that is one call of the delegate.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pteron_ir::{ConstData, ConstId, Constant, DelegateId, Id, Module, TensorType};
 use pteron_pte::{PtdSpec, SegmentSpec, SubsegmentOffsets, TensorLayout};
-use pteron_tensor::{SharedSource, read_all};
+use pteron_tensor::{SharedBytes, SharedSource, read_all};
 
 use super::EmitOptions;
 use crate::convert::scalar_type_of;
@@ -27,7 +27,7 @@ pub(super) struct Piece {
 #[derive(Debug, Clone)]
 pub(super) enum PieceData {
     Tensor(SharedSource, TensorType),
-    Bytes(Arc<[u8]>),
+    Bytes(SharedBytes),
 }
 
 /// What tells constants apart without reading much.
@@ -120,7 +120,7 @@ pub(super) struct DataPool<'m> {
     constants: TensorSegment,
     mutable: TensorSegment,
     external: Vec<ConstId>,
-    delegates: Vec<Arc<[u8]>>,
+    delegates: Vec<SharedBytes>,
     delegate_index: BTreeMap<DelegateId, u32>,
     named: Vec<(String, SharedSource)>,
     named_index: BTreeMap<String, usize>,
@@ -217,9 +217,9 @@ impl<'m> DataPool<'m> {
                 }
             }
         }
-        let same = self.delegates.iter().position(|b| Arc::ptr_eq(b, &d.payload) || **b == *d.payload);
+        let same = self.delegates.iter().position(|b| std::ptr::eq::<[u8]>(&**b, &*d.payload) || **b == *d.payload);
         let i = same.unwrap_or_else(|| {
-            self.delegates.push(Arc::clone(&d.payload));
+            self.delegates.push(d.payload.clone());
             self.delegates.len() - 1
         });
         let i = u32::try_from(i).unwrap_or(u32::MAX);
@@ -254,7 +254,7 @@ impl<'m> DataPool<'m> {
             u32::try_from(specs.len() - 1).unwrap_or(u32::MAX)
         };
         for b in &self.delegates {
-            blob(&mut specs, "delegate", b.len() as u64, PieceData::Bytes(Arc::clone(b)));
+            blob(&mut specs, "delegate", (**b).len() as u64, PieceData::Bytes(b.clone()));
         }
         let mut named: Vec<(String, u32)> = Vec::new();
         let mut seen: BTreeMap<Identity, u32> = BTreeMap::new();

@@ -11,7 +11,7 @@ mod text;
 use std::fmt;
 use std::sync::Arc;
 
-use pteron_tensor::{AlignedBytes, SharedSource, SourceError};
+use pteron_tensor::{SharedSource, SourceError, TensorSource, copy_range};
 
 pub use check::GraphError;
 pub use dtype::DataType;
@@ -67,14 +67,19 @@ pub enum Data {
     Bytes(Arc<[u8]>),
     /// Decoded by rows while they are handed over, so that they are never held here.
     Rows(SharedSource),
+    /// A matrix whose columns are the rows of this one, decoded like those.
+    Transposed(SharedSource),
 }
+
+/// Rows of a matrix that is transposed that are decoded at once: as many bytes are written in a row then, at least.
+const TRANSPOSED_AT_ONCE: usize = 64;
 
 impl Data {
     /// Number of bytes.
     pub fn len(&self) -> u64 {
         match self {
             Data::Bytes(b) => b.len() as u64,
-            Data::Rows(s) => s.byte_len() as u64,
+            Data::Rows(s) | Data::Transposed(s) => s.byte_len() as u64,
         }
     }
 
@@ -83,16 +88,54 @@ impl Data {
         self.len() == 0
     }
 
-    /// All bytes.
+    /// Writes all bytes to `out`, which has as many.
     ///
     /// # Errors
-    /// [`SourceError`] of the source.
-    pub fn read(&self) -> Result<AlignedBytes, SourceError> {
+    /// [`SourceError`] of the source, or of a buffer of another size.
+    pub fn read(&self, out: &mut [u8]) -> Result<(), SourceError> {
         match self {
-            Data::Bytes(b) => Ok(AlignedBytes::copied(b)),
-            Data::Rows(s) => pteron_tensor::read_all(s.as_ref()),
+            Data::Bytes(b) => copy_range(&"a constant", b, 0, out),
+            Data::Rows(s) => s.read_rows(0..s.rows(), out),
+            Data::Transposed(s) => read_transposed(s.as_ref(), out),
         }
     }
+
+    /// True if both are the same bytes for sure: of one source, in one order.
+    pub(crate) fn is(&self, other: &Data) -> bool {
+        match (self, other) {
+            (Data::Bytes(a), Data::Bytes(b)) => Arc::ptr_eq(a, b),
+            (Data::Rows(a), Data::Rows(b)) | (Data::Transposed(a), Data::Transposed(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+fn read_transposed(source: &dyn TensorSource, out: &mut [u8]) -> Result<(), SourceError> {
+    let failed = |reason: String| SourceError::Failed { what: source.label().to_owned(), reason };
+    let &[rows, columns] = source.shape() else {
+        return Err(failed(format!("found sizes {:?}, expected a matrix", source.shape())));
+    };
+    if out.len() != source.byte_len() {
+        let (found, expected) = (out.len(), source.byte_len());
+        return Err(SourceError::BufferSize { what: source.label().to_owned(), found, expected });
+    }
+    if columns == 0 {
+        return Ok(());
+    }
+    let (row_bytes, width) = (source.row_bytes(), source.row_bytes() / columns);
+    let mut some = vec![0u8; TRANSPOSED_AT_ONCE.min(rows) * row_bytes];
+    for start in (0..rows).step_by(TRANSPOSED_AT_ONCE) {
+        let count = TRANSPOSED_AT_ONCE.min(rows - start);
+        let some = &mut some[..count * row_bytes];
+        source.read_rows(start..start + count, some)?;
+        for (c, column) in out.chunks_exact_mut(rows * width).enumerate() {
+            let part = &mut column[start * width..][..count * width];
+            for (to, row) in part.chunks_exact_mut(width).zip(some.chunks_exact(row_bytes)) {
+                to.copy_from_slice(&row[c * width..][..width]);
+            }
+        }
+    }
+    Ok(())
 }
 
 impl From<Vec<u8>> for Data {
@@ -106,6 +149,7 @@ impl fmt::Debug for Data {
         match self {
             Data::Bytes(b) => write!(f, "Bytes({})", b.len()),
             Data::Rows(s) => write!(f, "Rows({:?}, {:?})", s.dtype(), s.shape()),
+            Data::Transposed(s) => write!(f, "Transposed({:?}, {:?})", s.dtype(), s.shape()),
         }
     }
 }
@@ -238,5 +282,41 @@ impl QnnGraph {
     /// Indices of the tensors of one kind, in order.
     pub fn tensors_of(&self, kind: TensorKind) -> impl Iterator<Item = usize> + '_ {
         self.tensors.iter().enumerate().filter(move |(_, t)| t.kind == kind).map(|(i, _)| i)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pteron_tensor::{CastSource, DType, MemorySource};
+
+    #[test]
+    fn a_transposed_matrix() {
+        let all = |rows: usize, columns: usize, dtype| {
+            let values: Vec<i16> = (0..rows * columns).map(|i| i as i16).collect();
+            let source: SharedSource = Arc::new(MemorySource::of("w", &[rows, columns], &values).expect("they fit"));
+            let data = Data::Transposed(CastSource::wrap(source, dtype));
+            let mut out = vec![0u8; usize::try_from(data.len()).expect("few")];
+            data.read(&mut out).expect("a matrix");
+            assert!(data.read(&mut out[1..]).is_err());
+            out
+        };
+        assert_eq!(all(2, 3, DType::I8), [0, 3, 1, 4, 2, 5]);
+        assert_eq!(all(2, 2, DType::I16), [0, 0, 2, 0, 1, 0, 3, 0]);
+        // More rows than are decoded at once, of elements of two bytes.
+        let (rows, columns) = (2 * TRANSPOSED_AT_ONCE + 5, 7);
+        let out = all(rows, columns, DType::I16);
+        for (r, c) in [(0, 0), (TRANSPOSED_AT_ONCE, 3), (rows - 1, columns - 1)] {
+            let at = (c * rows + r) * 2;
+            let expected = ((r * columns + c) as i16).to_le_bytes();
+            assert_eq!(out[at..at + 2], expected, "{r}, {c}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_matrix_is_not_transposed() {
+        let source: SharedSource = Arc::new(MemorySource::of("w", &[3], &[1i8, 2, 3]).expect("they fit"));
+        let error = Data::Transposed(source).read(&mut [0; 3]).expect_err("a vector");
+        assert!(error.to_string().contains("expected a matrix"), "{error}");
     }
 }

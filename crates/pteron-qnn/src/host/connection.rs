@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -11,9 +11,10 @@ use super::sdk::Sdk;
 use super::types::LibraryInfo;
 use super::worker_command::WorkerCommand;
 use crate::error::QnnError;
+use crate::room::unnamed_file;
 use crate::worker::message::{Request, read_info, status};
 use crate::worker::tail;
-use crate::worker::wire::{Frame, Reader, Writer, read_vec};
+use crate::worker::wire::{Frame, Reader, Writer, read_vec, write_frame};
 
 /// The head of an answer may be this long.
 const MAX_ANSWER_HEAD: u64 = 256 << 20;
@@ -82,17 +83,6 @@ impl<T: Write + AsRawFd> Write for Timed<T> {
     }
 }
 
-/// An unnamed file in memory, to which the worker's streams go.
-fn unnamed_file() -> io::Result<File> {
-    // SAFETY: the name is NUL-terminated.
-    let fd = unsafe { libc::memfd_create(c"pteron-qnn".as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    Ok(unsafe { File::from_raw_fd(fd) })
-}
-
 /// A worker process with the library open in it.
 pub(super) struct Connection {
     child: Child,
@@ -100,23 +90,6 @@ pub(super) struct Connection {
     output: Timed<ChildStdout>,
     chatter: File,
     pub(super) info: LibraryInfo,
-}
-
-/// Writes what comes after a request's head.
-pub(super) type Bulk<'a> = &'a mut dyn FnMut(&mut dyn Write) -> Result<(), BulkError>;
-
-/// Why bulk bytes could not be written.
-pub(super) enum BulkError {
-    /// The pipe.
-    Pipe(io::Error),
-    /// What should have been written.
-    Data(QnnError),
-}
-
-impl From<io::Error> for BulkError {
-    fn from(error: io::Error) -> BulkError {
-        BulkError::Pipe(error)
-    }
 }
 
 /// The answer to a request.
@@ -169,7 +142,7 @@ impl Connection {
         w.option(soc, |w, model| {
             w.u32(model);
         });
-        let answer = connection.ask(Request::Open, &w.0, 0, &mut |_| Ok(()), &mut |_| {}).map_err(|e| match e {
+        let answer = connection.ask(Request::Open, &w.0, &[], &mut |_| {}).map_err(|e| match e {
             // What keeps the library from being opened is said of its file.
             QnnError::Refused { what, code: 0, .. } => QnnError::Library { path: sdk.backend(), what },
             other => other,
@@ -178,28 +151,16 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Sends a request and gives the head of the answer, whose bulk is then to be read with [`Connection::bulk`]. `progress`
+    /// Sends a request with `bulk` behind it, and gives the head of the answer, whose bulk is then to be read with [`Connection::bulk`]. `progress`
     /// gets the heads of what comes before it.
     pub(super) fn ask(
         &mut self,
         request: Request,
         head: &[u8],
-        bulk_len: u64,
-        bulk: Bulk<'_>,
+        bulk: &[&[u8]],
         progress: &mut dyn FnMut(&[u8]),
     ) -> Result<Answer, QnnError> {
-        let frame = Frame { kind: request.code(), head: head.len() as u64, bulk: bulk_len };
-        let sent = self.input.write_all(&frame.bytes()).and_then(|()| self.input.write_all(head));
-        let sent = sent.map_err(BulkError::Pipe).and_then(|()| bulk(&mut self.input));
-        match sent {
-            Ok(()) => {}
-            Err(BulkError::Pipe(e)) => return Err(self.lost(request, &e)),
-            Err(BulkError::Data(e)) => {
-                // The rest of the request cannot be sent, so the process is of no more use.
-                let _ = self.end();
-                return Err(e);
-            }
-        }
+        write_frame(&mut self.input, request.code(), head, bulk).map_err(|e| self.lost(request, &e))?;
         loop {
             let frame = match Frame::read(&mut self.output) {
                 Ok(Some(frame)) if frame.head <= MAX_ANSWER_HEAD => frame,
@@ -225,11 +186,6 @@ impl Connection {
     /// Reads the answer's bulk into `parts`, which together have its length.
     pub(super) fn bulk(&mut self, request: Request, parts: &mut [&mut [u8]]) -> Result<(), QnnError> {
         parts.iter_mut().try_for_each(|p| self.output.read_exact(p)).map_err(|e| self.lost(request, &e))
-    }
-
-    /// Reads the answer's bulk of `len` bytes.
-    pub(super) fn bulk_vec(&mut self, request: Request, len: u64) -> Result<Vec<u8>, QnnError> {
-        read_vec(&mut self.output, len).map_err(|e| self.lost(request, &e))
     }
 
     /// Takes an answer's head apart.

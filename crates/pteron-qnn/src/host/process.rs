@@ -1,13 +1,12 @@
 //! The host: one worker process for each system that it is asked about.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pteron_tensor::SourceError;
+use pteron_tensor::{SharedBytes, SourceError};
 
-use super::connection::{BulkError, Connection};
+use super::connection::Connection;
 use super::sdk::Sdk;
 use super::types::{
     BinaryInfo, ComposeOptions, ComposeStage, Composed, ContextId, LibraryInfo, ProfileEvent, ProfileLevel, QnnLibrary,
@@ -15,7 +14,9 @@ use super::types::{
 };
 use super::worker_command::WorkerCommand;
 use crate::error::QnnError;
-use crate::graph::{Data, QnnGraph, QnnTensor, TensorKind};
+use crate::graph::{QnnGraph, QnnTensor, TensorKind};
+use crate::payload::Payload;
+use crate::room::{Room, SealedRoom};
 use crate::soc::Soc;
 use crate::worker::message::{Request, level_code, read_binary, read_event, read_stage, read_verdict, write_options};
 use crate::worker::wire::{Reader, Writer, write_graph};
@@ -82,33 +83,70 @@ pub struct Host {
 
 /// Constants up to this size are handed over for a validation.
 const SMALL: u64 = 4 << 10;
-/// Rows of a constant are decoded in pieces of about this size.
-const PIECE: usize = 1 << 20;
+/// Where constants begin in the memory that is handed over.
+const ALIGNMENT: u64 = 64;
 
 fn data_error(tensor: &QnnTensor, error: &SourceError) -> QnnError {
     QnnError::Data(format!("tensor `{}`: {error}", tensor.name))
 }
 
-/// Writes a constant's bytes without holding more than a piece of them.
-fn write_data(tensor: &QnnTensor, out: &mut dyn Write) -> Result<(), BulkError> {
-    match &tensor.data {
-        None => Ok(()),
-        Some(Data::Bytes(bytes)) => Ok(out.write_all(bytes)?),
-        Some(Data::Rows(source)) => {
-            if let Some(bytes) = source.as_slice() {
-                return Ok(out.write_all(bytes)?);
+/// The constants of graphs, one behind the other: those that are the same for sure are there once.
+#[derive(Default)]
+struct Constants<'a> {
+    /// Where each begins.
+    all: Vec<(u64, &'a QnnTensor)>,
+    end: u64,
+}
+
+impl<'a> Constants<'a> {
+    /// The place of each tensor of `graph` that `sends` lets through.
+    fn places(&mut self, graph: &'a QnnGraph, sends: impl Fn(&QnnTensor) -> bool) -> Vec<Option<u64>> {
+        let place = |t: &'a QnnTensor| {
+            let data = t.data.as_ref().filter(|_| sends(t))?;
+            let known = |other: &&(u64, &QnnTensor)| other.1.data.as_ref().is_some_and(|d| d.is(data));
+            if let Some((place, _)) = self.all.iter().find(known) {
+                return Some(*place);
             }
-            let (rows, row_bytes) = (source.rows(), source.row_bytes());
-            let step = (PIECE / row_bytes.max(1)).max(1);
-            let mut piece = vec![0u8; step.min(rows).saturating_mul(row_bytes)];
-            for start in (0..rows).step_by(step) {
-                let end = start.saturating_add(step).min(rows);
-                let part = &mut piece[..(end - start) * row_bytes];
-                source.read_rows(start..end, part).map_err(|e| BulkError::Data(data_error(tensor, &e)))?;
-                out.write_all(part)?;
-            }
-            Ok(())
+            let place = self.end.next_multiple_of(ALIGNMENT);
+            self.all.push((place, t));
+            self.end = place + data.len();
+            Some(place)
+        };
+        graph.tensors.iter().map(place).collect()
+    }
+
+    /// Decodes all of them into `out`, by several threads.
+    fn write(&self, out: &mut [u8]) -> Result<(), QnnError> {
+        let mut parts: Vec<(&QnnTensor, &mut [u8])> = Vec::with_capacity(self.all.len());
+        let (mut rest, mut at) = (out, 0);
+        for (place, t) in &self.all {
+            let len = t.data.as_ref().map_or(0, crate::graph::Data::len);
+            let (skip, len) =
+                (usize::try_from(place - at).unwrap_or(usize::MAX), usize::try_from(len).unwrap_or(usize::MAX));
+            let short = || QnnError::Data(format!("tensor `{}`: there is no room for it", t.name));
+            let (_, behind) = rest.split_at_mut_checked(skip).ok_or_else(short)?;
+            let (part, behind) = behind.split_at_mut_checked(len).ok_or_else(short)?;
+            parts.push((t, part));
+            (rest, at) = (behind, place + len as u64);
         }
+        // The largest ones first, so that no thread is left with one at the end.
+        parts.sort_by_key(|(_, part)| part.len());
+        let next = Mutex::new(parts);
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(self.all.len());
+        let work = || loop {
+            let part = next.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some((t, out)) = part else { return Ok(()) };
+            t.data.as_ref().map_or(Ok(()), |d| d.read(out)).map_err(|e| data_error(t, &e))?;
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut result = work();
+            for other in others {
+                let ended = other.join().unwrap_or_else(|_| Err(QnnError::Data("a thread panicked".to_owned())));
+                result = result.and(ended);
+            }
+            result
+        })
     }
 }
 
@@ -131,7 +169,7 @@ fn part(graph: &QnnGraph, nodes: &[usize]) -> Result<QnnGraph, QnnError> {
 }
 
 fn crashed(error: &QnnError) -> bool {
-    matches!(error, QnnError::Crashed { .. } | QnnError::Data(_))
+    matches!(error, QnnError::Crashed { .. })
 }
 
 impl Host {
@@ -197,7 +235,7 @@ impl QnnLibrary for Host {
     fn supported_operations(&self) -> Result<Vec<String>, QnnError> {
         let request = Request::Operations;
         let ask = |c: &mut Connection| {
-            let answer = c.ask(request, &[], 0, &mut |_| Ok(()), &mut |_| {})?;
+            let answer = c.ask(request, &[], &[], &mut |_| {})?;
             c.read(request, &answer.head, |r| r.list(Reader::str))
         };
         Ok(self.with(self.any(), ask)?.0)
@@ -207,16 +245,16 @@ impl QnnLibrary for Host {
         let request = Request::Validate;
         let graph = part(graph, nodes)?;
         let small = |t: &QnnTensor| t.data.as_ref().is_some_and(|d| d.len() <= SMALL && t.bytes() == Some(d.len()));
-        let sent: Vec<&QnnTensor> = graph.tensors.iter().filter(|t| small(t)).collect();
-        let mut w = Writer::default();
-        write_graph(&mut w, &graph, small);
+        let (mut w, mut constants) = (Writer::default(), Constants::default());
+        let places = constants.places(&graph, small);
+        write_graph(&mut w, &graph, &places);
         w.list(&(0..nodes.len()).collect::<Vec<_>>(), |w, i| {
             w.u64(*i as u64);
         });
-        let bulk_len = sent.iter().filter_map(|t| t.bytes()).sum();
+        let mut data = vec![0u8; usize::try_from(constants.end).unwrap_or(0)];
+        constants.write(&mut data)?;
         let ask = |c: &mut Connection| {
-            let bulk = &mut |out: &mut dyn Write| sent.iter().try_for_each(|t| write_data(t, out));
-            let answer = c.ask(request, &w.0, bulk_len, bulk, &mut |_| {})?;
+            let answer = c.ask(request, &w.0, &[&data], &mut |_| {})?;
             c.read(request, &answer.head, |r| r.list(read_verdict))
         };
         Ok(self.with(Some(soc.model), ask)?.0)
@@ -229,24 +267,34 @@ impl QnnLibrary for Host {
         progress: &mut dyn FnMut(ComposeStage),
     ) -> Result<Composed, QnnError> {
         let request = Request::Compose;
-        let mut w = Writer::default();
-        write_options(&mut w, options);
-        let sends = |t: &QnnTensor| t.kind == TensorKind::Static;
         graphs.iter().try_for_each(QnnGraph::check)?;
-        w.list(graphs, |w, g| write_graph(w, g, sends));
-        let sent: Vec<&QnnTensor> = graphs.iter().flat_map(|g| &g.tensors).filter(|t| sends(t)).collect();
-        let bulk_len = sent.iter().filter_map(|t| t.bytes()).sum();
+        let mut constants = Constants::default();
+        let is_static = |t: &QnnTensor| t.kind == TensorKind::Static;
+        let places: Vec<_> = graphs.iter().map(|g| (g, constants.places(g, is_static))).collect();
+        let no_room =
+            |e: std::io::Error| QnnError::Worker(format!("there is no memory for the graphs' constants: {e}"));
+        let mut room = Room::new(constants.end.max(1)).map_err(no_room)?;
+        constants.write(room.bytes())?;
+        let room = room.seal(constants.end).map_err(no_room)?;
+        let mut w = Writer::default();
+        room.write(&mut w);
+        write_options(&mut w, options);
+        w.list(&places, |w, (g, places)| write_graph(w, g, places));
         let ask = |c: &mut Connection| {
-            let bulk = &mut |out: &mut dyn Write| sent.iter().try_for_each(|t| write_data(t, out));
             let stage = &mut |head: &[u8]| {
                 // A stage that cannot be read is not worth an error: the answer that follows will tell.
                 if let Ok(stage) = read_stage(&mut Reader::new(head)) {
                     progress(stage);
                 }
             };
-            let answer = c.ask(request, &w.0, bulk_len, bulk, stage)?;
-            let finalize_us = c.read(request, &answer.head, |r| r.list(|r| Ok((r.str()?, r.u64()?))))?;
-            Ok(Composed { binary: c.bulk_vec(request, answer.bulk)?, finalize_us })
+            let answer = c.ask(request, &w.0, &[], stage)?;
+            let read = |r: &mut Reader<'_>| {
+                let finalize_us = r.list(|r| Ok((r.str()?, r.u64()?)))?;
+                let payload = SharedBytes::new(SealedRoom::read(r)?.map()?);
+                Payload::parse(&payload).map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))?;
+                Ok(Composed { payload, finalize_us })
+            };
+            c.read(request, &answer.head, read)
         };
         Ok(self.with(Some(options.soc.model), ask)?.0)
     }
@@ -254,8 +302,7 @@ impl QnnLibrary for Host {
     fn inspect(&self, binary: &[u8]) -> Result<BinaryInfo, QnnError> {
         let request = Request::Inspect;
         let ask = |c: &mut Connection| {
-            let bulk = &mut |out: &mut dyn Write| Ok(out.write_all(binary)?);
-            let answer = c.ask(request, &[], binary.len() as u64, bulk, &mut |_| {})?;
+            let answer = c.ask(request, &[], &[binary], &mut |_| {})?;
             c.read(request, &answer.head, read_binary)
         };
         Ok(self.with(self.any(), ask)?.0)
@@ -265,8 +312,7 @@ impl QnnLibrary for Host {
         let request = Request::Load;
         let model = soc.map(|s| s.model);
         let ask = |c: &mut Connection| {
-            let bulk = &mut |out: &mut dyn Write| Ok(out.write_all(binary)?);
-            let answer = c.ask(request, &[], binary.len() as u64, bulk, &mut |_| {})?;
+            let answer = c.ask(request, &[], &[binary], &mut |_| {})?;
             c.read(request, &answer.head, |r| Ok((r.u32()?, read_binary(r)?)))
         };
         let ((id, info), worker) = self.with(model, ask)?;
@@ -351,7 +397,7 @@ impl QnnLibrary for Host {
 fn unload(connection: &mut Connection, id: u32) -> Result<(), QnnError> {
     let mut w = Writer::default();
     w.u32(id);
-    connection.ask(Request::Unload, &w.0, 0, &mut |_| Ok(()), &mut |_| {}).map(drop)
+    connection.ask(Request::Unload, &w.0, &[], &mut |_| {}).map(drop)
 }
 
 fn execute(
@@ -361,9 +407,7 @@ fn execute(
     inputs: &[&[u8]],
     outputs: &mut [&mut [u8]],
 ) -> Result<Vec<ProfileEvent>, QnnError> {
-    let bulk_len = inputs.iter().map(|b| b.len() as u64).sum();
-    let bulk = &mut |out: &mut dyn Write| inputs.iter().try_for_each(|b| Ok(out.write_all(b)?));
-    let answer = connection.ask(request, head, bulk_len, bulk, &mut |_| {})?;
+    let answer = connection.ask(request, head, inputs, &mut |_| {})?;
     let expected: u64 = outputs.iter().map(|b| b.len() as u64).sum();
     if answer.bulk != expected {
         return Err(connection.lost(request, &std::io::ErrorKind::InvalidData.into()));

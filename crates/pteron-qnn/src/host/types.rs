@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use pteron_tensor::SharedBytes;
+
 use crate::error::QnnError;
 use crate::graph::{DataType, Encoding, QnnGraph, TensorKind};
+use crate::payload::HEADER;
 use crate::soc::Soc;
 
 /// A version.
@@ -133,10 +136,17 @@ pub enum ComposeStage {
 /// A finalized context.
 #[derive(Debug, Clone)]
 pub struct Composed {
-    /// The context binary.
-    pub binary: Vec<u8>,
+    /// The context binary behind the header of a payload ([`crate::payload::write_payload`]), which it need not be copied for.
+    pub payload: SharedBytes,
     /// Name of each graph, with the microseconds that the library's own finalize call took.
     pub finalize_us: Vec<(String, u64)>,
+}
+
+impl Composed {
+    /// The context binary.
+    pub fn binary(&self) -> &[u8] {
+        self.payload.get(HEADER..).unwrap_or_default()
+    }
 }
 
 /// A tensor at the boundary of a graph in a context binary.

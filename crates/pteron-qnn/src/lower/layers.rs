@@ -148,7 +148,7 @@ impl Builder<'_> {
         }
         let encoding = weight.encoding(&shape, if convolution { 3 } else { 0 })?;
         let (dims, data): (Vec<u32>, Data) = if convolution {
-            (vec![1, 1, u32_of(columns), u32_of(rows)], weight.transposed(source)?)
+            (vec![1, 1, u32_of(columns), u32_of(rows)], weight.transposed(source))
         } else {
             (vec![u32_of(rows), u32_of(columns)], weight.codes(source))
         };

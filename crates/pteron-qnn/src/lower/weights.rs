@@ -1,9 +1,7 @@
 //! Encodings and bytes of weights.
 
-use std::sync::Arc;
-
 use pteron_ir::ConstId;
-use pteron_tensor::{CastSource, DType, SharedSource, read_all};
+use pteron_tensor::{CastSource, DType, SharedSource};
 
 use crate::graph::{BlockScales, Data, DataType, Encoding, ScaleOffset};
 
@@ -137,13 +135,9 @@ impl WeightParams {
         Data::Rows(CastSource::wrap(source, self.stored()))
     }
 
-    /// The integers of a matrix `[N, K]` as `[K, N]`, decoded now.
-    pub(super) fn transposed(&self, source: SharedSource) -> Result<Data, String> {
-        let &[rows, columns] = source.shape() else {
-            return Err(format!("the weight is {:?}, expected a matrix", source.shape()));
-        };
-        let bytes = read_all(CastSource::wrap(source, self.stored()).as_ref()).map_err(|e| e.to_string())?;
-        Ok(Data::Bytes(transpose(&bytes, rows, columns)))
+    /// The integers of a matrix `[N, K]` as `[K, N]`.
+    pub(super) fn transposed(&self, source: SharedSource) -> Data {
+        Data::Transposed(CastSource::wrap(source, self.stored()))
     }
 
     fn stored(&self) -> DType {
@@ -168,17 +162,6 @@ fn factors_of(scales: &[f64]) -> Option<(f64, Vec<u8>)> {
     })
 }
 
-fn transpose(bytes: &[u8], rows: usize, columns: usize) -> Arc<[u8]> {
-    let width = bytes.len().checked_div(rows * columns).unwrap_or(0).max(1);
-    let mut out = vec![0u8; bytes.len()];
-    for (r, row) in bytes.chunks_exact(columns * width).enumerate() {
-        for (c, element) in row.chunks_exact(width).enumerate() {
-            out[(c * rows + r) * width..][..width].copy_from_slice(element);
-        }
-    }
-    out.into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,11 +177,5 @@ mod tests {
         assert_eq!(factors_of(&[0.7, 0.3]).unwrap().1, [14, 6]);
         assert_eq!(factors_of(&[0.1, 0.0]), None);
         assert_eq!(factors_of(&[1.0, 0.51234]), None);
-    }
-
-    #[test]
-    fn a_transposed_matrix() {
-        assert_eq!(*transpose(&[1, 2, 3, 4, 5, 6], 2, 3), [1, 4, 2, 5, 3, 6]);
-        assert_eq!(*transpose(&[1, 2, 3, 4, 5, 6, 7, 8], 2, 2), [1, 2, 5, 6, 3, 4, 7, 8]);
     }
 }

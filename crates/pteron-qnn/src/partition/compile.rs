@@ -1,6 +1,5 @@
 //! From a quantized module to one whose parts are context binaries.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use pteron_ir::{Delegate, DelegateId, Module};
@@ -13,7 +12,6 @@ use crate::error::QnnError;
 use crate::graph::QnnGraph;
 use crate::host::{ComposeOptions, ComposeStage, QnnLibrary};
 use crate::lower::{LinearForm, lower};
-use crate::payload::write_payload;
 use crate::soc::Soc;
 use crate::spec::{COMPILE_SPEC, CompileSpec, HtpOptions};
 
@@ -122,10 +120,10 @@ pub enum CompileError {
     },
 }
 
-/// What a delegate carries around a context binary: the payload and the compile specs.
-pub type Sealed = (Vec<u8>, Vec<(Box<str>, Vec<u8>)>);
+/// Keys and values of compile specs.
+pub type CompileSpecs = Vec<(Box<str>, Vec<u8>)>;
 
-/// What a payload says of the program's contexts together.
+/// What a delegate's compile specs say of the program's contexts together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Together {
     /// How many there are.
@@ -137,7 +135,7 @@ pub struct Together {
 
 /// Compiles `module`, which is quantized: prepares its graphs, finds their parts, compiles part `i` of all methods into one
 /// context, and puts delegates in the parts' places. Where methods have different numbers of parts, each part has a context of its
-/// own. `seal` makes a payload of a context binary.
+/// own. `specs` gives the delegates' compile specs.
 ///
 /// # Errors
 /// [`CompileError`]; the module is then not to be used.
@@ -145,7 +143,7 @@ pub fn compile(
     module: &mut Module,
     library: &dyn QnnLibrary,
     options: &CompileOptions<'_>,
-    seal: &dyn Fn(&[u8], Together) -> Sealed,
+    specs: &dyn Fn(Together) -> CompileSpecs,
     progress: &mut dyn FnMut(ComposeStage),
 ) -> Result<Compiled, CompileError> {
     let mut compiled = Compiled::default();
@@ -193,7 +191,7 @@ pub fn compile(
         let context = library.compose(&graphs, &plain, progress)?;
         let compose_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let shared_bytes = if options.compose.weight_sharing {
-            Some(library.compose(&graphs, &options.compose, &mut |_| {})?.binary.len() as u64)
+            Some(library.compose(&graphs, &options.compose, &mut |_| {})?.binary().len() as u64)
         } else {
             None
         };
@@ -203,16 +201,16 @@ pub fn compile(
     if together.contexts > 1 {
         for (_, context, ..) in &composed {
             together.spill_fill_bytes =
-                together.spill_fill_bytes.max(library.inspect(&context.binary)?.spill_fill_bytes());
+                together.spill_fill_bytes.max(library.inspect(context.binary())?.spill_fill_bytes());
         }
     }
     let mut parts: Vec<Vec<Part>> = vec![Vec::new(); plans.len()];
     for (members, (graphs, composed, compose_us, shared_bytes)) in contexts.iter().zip(composed) {
-        let (payload, compile_specs) = seal(&composed.binary, together);
+        let bytes = composed.binary().len() as u64;
         let delegate = module.delegates.push(Delegate {
             backend: crate::BACKEND_ID.into(),
-            payload: Arc::from(payload),
-            compile_specs,
+            payload: composed.payload,
+            compile_specs: specs(together),
             named_data: Vec::new(),
         });
         for &(g, p) in members {
@@ -222,7 +220,7 @@ pub fn compile(
         compiled.contexts.push(Context {
             graphs,
             delegate,
-            bytes: composed.binary.len() as u64,
+            bytes,
             shared_bytes,
             finalize_us: composed.finalize_us,
             compose_us,
@@ -246,14 +244,14 @@ fn groups(plans: &[Plan]) -> Vec<Vec<(usize, usize)>> {
     }
 }
 
-/// Payloads and compile specs for `soc`, as ExecuTorch 1.5's runtime reads them; several contexts say that they are several, and
-/// how large a buffer they need between them.
-pub fn seal(soc: Soc, htp: HtpOptions) -> impl Fn(&[u8], Together) -> Sealed {
-    move |binary, together| {
+/// Compile specs for `soc`, as ExecuTorch 1.5's runtime reads them; several contexts say that they are several, and how large a
+/// buffer they need between them.
+pub fn compile_specs(soc: Soc, htp: HtpOptions) -> impl Fn(Together) -> CompileSpecs {
+    move |together| {
         let max_sf_buf_size = i32::try_from(together.spill_fill_bytes).unwrap_or(i32::MAX);
         let htp = HtpOptions { use_multi_contexts: together.contexts > 1, max_sf_buf_size, ..htp.clone() };
         // A spec of numbers and empty strings is far below the format's limit.
         let spec = CompileSpec::for_soc(soc, htp).write().unwrap_or_default();
-        (write_payload(binary), vec![(COMPILE_SPEC.into(), spec)])
+        vec![(COMPILE_SPEC.into(), spec)]
     }
 }

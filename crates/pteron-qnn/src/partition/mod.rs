@@ -19,7 +19,9 @@ use crate::lower::{Boundary, LinearForm, is_dequantize, is_quantization, lower};
 use crate::soc::Soc;
 
 pub use apply::{Part, apply, drop_unused_buffers};
-pub use compile::{CompileError, CompileOptions, Compiled, Context, MethodIo, Sealed, Shards, Together, compile, seal};
+pub use compile::{
+    CompileError, CompileOptions, CompileSpecs, Compiled, Context, MethodIo, Shards, Together, compile, compile_specs,
+};
 pub use prepare::{IoParams, ShardError, narrow, own_dequantize, shard, tag_io};
 pub use report::{GraphReport, NodeReport, PartitionReport, Placement};
 

@@ -102,6 +102,11 @@ impl Keep {
             Some(bytes) => self.buffer(bytes),
             None => RawBuffer { data: ptr::null_mut(), size: 0 },
         };
+        self.tensor_over(t, buffer)
+    }
+
+    /// A tensor whose bytes, if it has some, are kept elsewhere for as long.
+    pub(super) fn tensor_over(&mut self, t: &Described<'_>, buffer: RawBuffer) -> RawTensor {
         let v1 = RawTensorV1 {
             id: t.id,
             name: self.name(t.name),

@@ -1,6 +1,8 @@
 //! One library with one device, and what is done with them.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::ptr;
 use std::time::Instant;
@@ -11,11 +13,13 @@ use super::describe;
 use super::keep::{Described, Keep};
 use super::library::{Backend, System};
 use super::types::{Handle, RawBuffer, RawConfig, RawHtpContext, RawHtpDevice, RawHtpGraph, RawOp, RawTensor};
-use crate::graph::{Encoding, ParamValue, QnnGraph, QnnNode, TensorKind};
+use crate::graph::{Encoding, ParamValue, QnnGraph, QnnNode, QnnTensor, TensorKind};
 use crate::host::{
-    BinaryInfo, ComposeOptions, ComposeStage, Composed, GraphInfo, LibraryInfo, ProfileEvent, ProfileLevel,
-    ProfileUnit, TensorInfo, Verdict,
+    BinaryInfo, ComposeOptions, ComposeStage, GraphInfo, LibraryInfo, ProfileEvent, ProfileLevel, ProfileUnit,
+    TensorInfo, Verdict,
 };
+use crate::payload::{HEADER, header};
+use crate::room::{Room, SealedRoom};
 use crate::soc::Soc;
 
 /// What the library refused, or why it could not be asked.
@@ -35,10 +39,38 @@ impl Failure {
     }
 }
 
-/// A graph with the bytes of its constants, by tensor.
+/// A graph with the places of its constants' bytes, by tensor, in what came with it.
 pub(crate) struct ReceivedGraph {
     pub(crate) graph: QnnGraph,
-    pub(crate) data: Vec<Option<AlignedBytes>>,
+    pub(crate) places: Vec<Option<Range<usize>>>,
+}
+
+/// A context that was finalized.
+pub(crate) struct Finalized {
+    /// The context binary behind the header of a payload.
+    pub(crate) payload: SealedRoom,
+    /// Name of each graph, with the microseconds of its finalize call.
+    pub(crate) finalize_us: Vec<(String, u64)>,
+}
+
+/// Bytes of a context binary beside those of its constants: generous, for they cost nothing until they are written.
+const ROOM_BESIDE: u64 = 256 << 20;
+
+/// Bytes that the constants of a graph take in a context binary, where integers of few bits are packed.
+fn constant_bytes(graph: &QnnGraph) -> u64 {
+    let bytes = |t: &QnnTensor| {
+        let packed = match t.encoding {
+            Encoding::BwScaleOffset { bitwidth, .. } | Encoding::BwAxisScaleOffset { bitwidth, .. } => bitwidth,
+            Encoding::BlockwiseExpansion { .. } => 4,
+            _ => t.dtype.bits(),
+        };
+        t.bytes().unwrap_or(0) / u64::from(t.dtype.bits().max(1)) * u64::from(packed)
+    };
+    graph.tensors.iter().filter(|t| t.kind == TensorKind::Static).map(bytes).sum()
+}
+
+fn described(t: &QnnTensor) -> Described<'_> {
+    Described { id: 0, name: &t.name, kind: t.kind.code(), dtype: t.dtype, dims: &t.dims, encoding: &t.encoding }
 }
 
 struct LoadedGraph {
@@ -224,20 +256,31 @@ impl Session {
         Ok(keep.node(&node.name, &node.op, params, inputs, outputs))
     }
 
-    /// A verdict for each of `nodes`; `said` gives what the library printed since it was asked last.
+    /// A verdict for each of `nodes`; `said` gives what the library printed since it was asked last. Constants without bytes in
+    /// `data` are zeros: the library looks at their types and encodings.
     pub(crate) fn validate(
         &self,
         received: ReceivedGraph,
+        data: &[u8],
         nodes: &[usize],
         said: &mut dyn FnMut() -> String,
     ) -> Result<Vec<Verdict>, Failure> {
-        let ReceivedGraph { graph, mut data } = received;
+        let ReceivedGraph { graph, places } = received;
         let mut keep = Keep::default();
         let mut tensors = Vec::new();
-        for (t, data) in graph.tensors.iter().zip(&mut data) {
-            let (kind, dtype) = (t.kind.code(), t.dtype);
-            let described = Described { id: 0, name: &t.name, kind, dtype, dims: &t.dims, encoding: &t.encoding };
-            tensors.push(keep.tensor(&described, data.take()));
+        for (t, place) in graph.tensors.iter().zip(&places) {
+            let bytes = match place {
+                Some(place) => Some(AlignedBytes::copied(data.get(place.clone()).unwrap_or_default())),
+                // Pages of a constant that was not sent are never touched, so they take no memory.
+                None if t.kind == TensorKind::Static => {
+                    let len = t.bytes().and_then(|b| usize::try_from(b).ok());
+                    let len = len.filter(|b| u32::try_from(*b).is_ok());
+                    let no_size = || Failure::own("validate nodes", format!("the tensor `{}` has no size", t.name));
+                    Some(AlignedBytes::zeroed(len.ok_or_else(no_size)?))
+                }
+                None => None,
+            };
+            tensors.push(keep.tensor(&described(t), bytes));
         }
         let mut verdicts = Vec::new();
         for &index in nodes {
@@ -260,20 +303,21 @@ impl Session {
         Ok(verdicts)
     }
 
-    /// Composes and finalizes graphs in one context.
+    /// Composes and finalizes graphs in one context. `data` has the bytes of their constants.
     pub(crate) fn compose(
         &self,
         graphs: Vec<ReceivedGraph>,
+        data: &mut [u8],
         options: &ComposeOptions,
         progress: &mut dyn FnMut(&ComposeStage),
-    ) -> Result<Composed, Failure> {
+    ) -> Result<Finalized, Failure> {
         let sharing = options.weight_sharing.then(|| RawHtpContext { option: 1, enabled: 1, ..Default::default() });
         let configs = Configs::new(sharing);
         let mut context = ptr::null_mut();
         let code = self.library.context_create(self.backend, self.device, configs.as_ptr(), &mut context);
         self.check(code, "make a context")?;
         let mut keep = Keep::default();
-        let result = self.compose_in(context, &mut keep, graphs, options, progress);
+        let result = self.compose_in(context, &mut keep, graphs, data, options, progress);
         self.library.context_free(context);
         result
     }
@@ -283,21 +327,67 @@ impl Session {
         context: Handle,
         keep: &mut Keep,
         graphs: Vec<ReceivedGraph>,
+        data: &mut [u8],
         options: &ComposeOptions,
         progress: &mut dyn FnMut(&ComposeStage),
-    ) -> Result<Composed, Failure> {
+    ) -> Result<Finalized, Failure> {
+        let doing = "give the context binary";
+        let no_room = |e: io::Error| Failure::own(doing, format!("there is no memory for it: {e}"));
+        let size_of = |size: u64| usize::try_from(size).ok().filter(|s| *s < isize::MAX as usize);
+        let no_size = || Failure::own(doing, "its size is no size");
+        // The pages that the binary will take are made while the library, on one thread, is busy with the graphs.
+        let expected: u64 = graphs.iter().map(|g| constant_bytes(&g.graph)).sum();
+        let mut room = Room::new(expected.saturating_add(ROOM_BESIDE)).map_err(no_room)?;
+        let finalize_us = std::thread::scope(|scope| {
+            let pages = &room;
+            scope.spawn(move || pages.populate(usize::try_from(expected).unwrap_or(usize::MAX)));
+            self.finalize(context, keep, graphs, data, options, progress)
+        })?;
+        progress(&ComposeStage::Serializing);
+        let mut size = 0;
+        let code = self.library.context_binary_size(context, &mut size);
+        self.check(code, "say how large the context binary is")?;
+        let len = size_of(size).ok_or_else(no_size)?;
+        let end = HEADER.checked_add(len).ok_or_else(no_size)?;
+        if room.bytes().len() < end {
+            room = Room::new(end as u64).map_err(no_room)?;
+        }
+        let mut written = 0;
+        let (head, binary) = room.bytes()[..end].split_at_mut(HEADER);
+        let code = self.library.context_binary(context, binary, &mut written);
+        self.check(code, doing)?;
+        let written = usize::try_from(written).ok().and_then(|w| binary.get(..w));
+        let binary = written.ok_or_else(|| Failure::own(doing, "it wrote more than it said"))?;
+        head.copy_from_slice(&header(binary));
+        let end = (HEADER + binary.len()) as u64;
+        Ok(Finalized { payload: room.seal(end).map_err(no_room)?, finalize_us })
+    }
+
+    /// Hands over graph after graph and finalizes it; gives each one's name and the microseconds of its finalize call.
+    fn finalize(
+        &self,
+        context: Handle,
+        keep: &mut Keep,
+        graphs: Vec<ReceivedGraph>,
+        data: &mut [u8],
+        options: &ComposeOptions,
+        progress: &mut dyn FnMut(&ComposeStage),
+    ) -> Result<Vec<(String, u64)>, Failure> {
         let configs = graph_configs(options);
         let mut finalize_us = Vec::new();
-        for ReceivedGraph { graph, mut data } in graphs {
+        for ReceivedGraph { graph, places } in graphs {
             progress(&ComposeStage::Composing { graph: graph.name.clone() });
             let (mut handle, name) = (ptr::null_mut(), keep.name(&graph.name));
             let code = self.library.graph_create(context, name, configs.as_ptr(), &mut handle);
             self.check(code, &format!("make the graph `{}`", graph.name))?;
             let mut tensors = Vec::new();
-            for (t, data) in graph.tensors.iter().zip(&mut data) {
-                let (kind, dtype) = (t.kind.code(), t.dtype);
-                let described = Described { id: 0, name: &t.name, kind, dtype, dims: &t.dims, encoding: &t.encoding };
-                let mut raw = keep.tensor(&described, data.take());
+            for (t, place) in graph.tensors.iter().zip(&places) {
+                let bytes = place.clone().and_then(|place| data.get_mut(place)).unwrap_or_default();
+                let buffer = match bytes {
+                    [] => RawBuffer { data: ptr::null_mut(), size: 0 },
+                    some => RawBuffer { data: some.as_mut_ptr().cast(), size: some.len() as u32 },
+                };
+                let mut raw = keep.tensor_over(&described(t), buffer);
                 if t.kind != TensorKind::Null {
                     let code = self.library.tensor_create(handle, &mut raw);
                     self.check(code, &format!("make the tensor `{}` of graph `{}`", t.name, graph.name))?;
@@ -316,20 +406,7 @@ impl Session {
             self.check(code, &format!("finalize the graph `{}`", graph.name))?;
             finalize_us.push((graph.name, u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)));
         }
-        progress(&ComposeStage::Serializing);
-        let mut size = 0;
-        let code = self.library.context_binary_size(context, &mut size);
-        self.check(code, "say how large the context binary is")?;
-        let doing = "give the context binary";
-        let size = usize::try_from(size).ok().filter(|s| *s < isize::MAX as usize);
-        let size = size.ok_or_else(|| Failure::own(doing, "its size is no size"))?;
-        let mut binary = vec![0u8; size];
-        let mut written = 0;
-        let code = self.library.context_binary(context, &mut binary, &mut written);
-        self.check(code, doing)?;
-        let written = usize::try_from(written).ok().filter(|w| *w <= size);
-        binary.truncate(written.ok_or_else(|| Failure::own(doing, "it wrote more than it said"))?);
-        Ok(Composed { binary, finalize_us })
+        Ok(finalize_us)
     }
 
     /// What a context binary says of itself.

@@ -9,13 +9,12 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use pteron_tensor::AlignedBytes;
-
 use super::message::{
     Request, level_from, read_options, status, write_binary, write_event, write_info, write_stage, write_verdict,
 };
 use super::wire::{Frame, Reader, Writer, read_graph, read_vec, write_frame};
 use crate::graph::QnnTensor;
+use crate::room::SealedRoom;
 use crate::sys::{Failure, ReceivedGraph, Session, flush_printed};
 
 /// The argument that makes `pteron` this process.
@@ -148,7 +147,7 @@ pub fn serve(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     // SAFETY: an interrupt from the terminal is the host's to handle; it closes the pipe.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
     let Ok((chatter, out)) = Chatter::divert() else { return ExitCode::FAILURE };
-    let mut worker = Worker { session: None, chatter, out, fault: wanted };
+    let mut worker = Worker { session: None, chatter, out, fault: wanted, given: None };
     match worker.run(&mut io::stdin().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
@@ -160,10 +159,9 @@ struct Worker {
     chatter: Chatter,
     out: File,
     fault: Option<(Fault, Request)>,
+    /// What the last answer told of, until the host asks again.
+    given: Option<SealedRoom>,
 }
-
-/// An answer's head, and the bytes after it.
-type Answer = (Writer, Vec<u8>);
 
 /// A request that failed: in the library, or in the pipe.
 enum Problem {
@@ -187,27 +185,18 @@ fn no_session() -> Failure {
     Failure { doing: "do anything".to_owned(), what: "it is not open yet".to_owned(), code: 0 }
 }
 
-/// Reads the bytes that come with a graph.
-fn read_data(tensor: &QnnTensor, sent: bool, bulk: &mut dyn Read) -> io::Result<Option<AlignedBytes>> {
-    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "a tensor has no size");
-    let is_static = tensor.kind == crate::graph::TensorKind::Static;
-    if !sent && !is_static {
-        return Ok(None);
-    }
-    let len = tensor.bytes().and_then(|b| usize::try_from(b).ok()).filter(|b| u32::try_from(*b).is_ok());
-    // Pages of a constant that was not sent are never touched, so they take no memory.
-    let mut bytes = AlignedBytes::zeroed(len.ok_or_else(wrong)?);
-    if sent {
-        bulk.read_exact(&mut bytes)?;
-    }
-    Ok(Some(bytes))
-}
-
-fn received(reader: &mut Reader<'_>, bulk: &mut dyn Read) -> io::Result<ReceivedGraph> {
-    let (graph, sent) = read_graph(reader)?;
-    let pairs = graph.tensors.iter().zip(sent);
-    let data = pairs.map(|(t, sent)| read_data(t, sent, bulk)).collect::<io::Result<_>>()?;
-    Ok(ReceivedGraph { graph, data })
+/// A graph whose constants' bytes lie in `len` bytes that came with it.
+fn received(reader: &mut Reader<'_>, len: usize) -> io::Result<ReceivedGraph> {
+    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "a constant lies outside of what came with its graph");
+    let (graph, places) = read_graph(reader)?;
+    let range = |(t, place): (&QnnTensor, Option<u64>)| {
+        let Some(start) = place else { return Ok(None) };
+        let end = t.bytes().and_then(|b| start.checked_add(b)).ok_or_else(wrong)?;
+        let range = usize::try_from(start).ok().zip(usize::try_from(end).ok()).map(|(start, end)| start..end);
+        range.filter(|r| r.end <= len && u32::try_from(r.len()).is_ok()).map(Some).ok_or_else(wrong)
+    };
+    let places = graph.tensors.iter().zip(places).map(range).collect::<io::Result<_>>()?;
+    Ok(ReceivedGraph { graph, places })
 }
 
 impl Worker {
@@ -225,7 +214,7 @@ impl Worker {
             io::copy(&mut bulk, &mut io::sink())?;
             match answer {
                 Ok(None) => {}
-                Ok(Some((head, bulk))) => write_frame(&mut self.out, status::DONE, &head.0, &[&bulk])?,
+                Ok(Some(head)) => write_frame(&mut self.out, status::DONE, &head.0, &[])?,
                 Err(Problem::Library(failure)) => {
                     let mut w = Writer::default();
                     w.str(&failure.doing).str(&failure.what).u32(failure.code).str(&self.chatter.take());
@@ -238,14 +227,14 @@ impl Worker {
         Ok(())
     }
 
-    /// Does what is asked; `None` where the answer is written already.
+    /// Does what is asked, and gives the head of the answer; `None` where the answer is written already.
     fn answer(
         &mut self,
         request: Request,
         r: &mut Reader<'_>,
         bulk: &mut dyn Read,
         bulk_len: u64,
-    ) -> Result<Option<Answer>, Problem> {
+    ) -> Result<Option<Writer>, Problem> {
         let mut w = Writer::default();
         if request == Request::Open {
             let path = |r: &mut Reader<'_>| -> io::Result<PathBuf> {
@@ -257,11 +246,11 @@ impl Worker {
             let session = Session::open(&backend, &system, soc)?;
             write_info(&mut w, &session.info());
             self.session = Some(session);
-            return Ok(Some((w, Vec::new())));
+            return Ok(Some(w));
         }
-        let Worker { session, chatter, out, .. } = self;
+        let Worker { session, chatter, out, given, .. } = self;
         let session = session.as_mut().ok_or_else(no_session)?;
-        let mut payload = Vec::new();
+        *given = None;
         match request {
             Request::Open => {}
             Request::Operations => {
@@ -270,16 +259,18 @@ impl Worker {
                 });
             }
             Request::Validate => {
-                let received = received(r, bulk)?;
+                let data = read_vec(bulk, bulk_len)?;
+                let received = received(r, data.len())?;
                 let nodes = r.list(|r| Ok(usize::try_from(r.u64()?).unwrap_or(usize::MAX)))?;
-                let verdicts = session.validate(received, &nodes, &mut || chatter.take())?;
+                let verdicts = session.validate(received, &data, &nodes, &mut || chatter.take())?;
                 w.list(&verdicts, write_verdict);
             }
             Request::Compose => {
+                let mut data = SealedRoom::read(r)?.map_copy()?;
                 let options = read_options(r)?;
-                let graphs = r.list(|r| received(r, bulk))?;
+                let graphs = r.list(|r| received(r, data.len()))?;
                 let mut sent = Ok(());
-                let composed = session.compose(graphs, &options, &mut |stage| {
+                let composed = session.compose(graphs, &mut data, &options, &mut |stage| {
                     let mut w = Writer::default();
                     write_stage(&mut w, stage);
                     if sent.is_ok() {
@@ -290,7 +281,8 @@ impl Worker {
                 w.list(&composed.finalize_us, |w, (graph, us)| {
                     w.str(graph).u64(*us);
                 });
-                payload = composed.binary;
+                composed.payload.write(&mut w);
+                *given = Some(composed.payload);
             }
             Request::Inspect => write_binary(&mut w, &session.inspect(&read_vec(bulk, bulk_len)?)?),
             Request::Load => {
@@ -310,6 +302,6 @@ impl Worker {
             }
             Request::Unload => session.unload(r.u32()?)?,
         }
-        Ok(Some((w, payload)))
+        Ok(Some(w))
     }
 }

@@ -320,15 +320,18 @@ fn read_param(r: &mut Reader<'_>) -> Got<Param> {
     Ok(Param { name, value })
 }
 
-/// A graph without the bytes of its constants; `sends` says of each tensor whether its bytes come with the bulk.
-pub(crate) fn write_graph(w: &mut Writer, g: &QnnGraph, sends: impl Fn(&QnnTensor) -> bool) {
+/// A graph without the bytes of its constants; `places` has for each tensor whose bytes come with it where they begin.
+pub(crate) fn write_graph(w: &mut Writer, g: &QnnGraph, places: &[Option<u64>]) {
     w.str(&g.name);
+    let mut places = places.iter().copied();
     w.list(&g.tensors, |w, t| {
         w.str(&t.name).u32(t.kind.code()).u32(t.dtype.code()).list(&t.dims, |w, d| {
             w.u32(*d);
         });
         write_encoding(w, &t.encoding);
-        w.u8(u8::from(sends(t)));
+        w.option(places.next().flatten(), |w, place| {
+            w.u64(place);
+        });
     });
     w.list(&g.nodes, |w, n| {
         w.str(&n.name).str(&n.op).list(&n.params, write_param);
@@ -339,16 +342,16 @@ pub(crate) fn write_graph(w: &mut Writer, g: &QnnGraph, sends: impl Fn(&QnnTenso
     });
 }
 
-/// A graph, and of each tensor whether its bytes come with the bulk.
-pub(crate) fn read_graph(r: &mut Reader<'_>) -> Got<(QnnGraph, Vec<bool>)> {
+/// A graph, and for each tensor whose bytes come with it where they begin.
+pub(crate) fn read_graph(r: &mut Reader<'_>) -> Got<(QnnGraph, Vec<Option<u64>>)> {
     let name = r.str()?;
-    let mut sent = Vec::new();
+    let mut places = Vec::new();
     let tensors = r.list(|r| {
         let name = r.str()?;
         let kind = r.coded("a kind of tensor", TensorKind::from_code)?;
         let dtype = r.coded("a type of elements", DataType::from_code)?;
         let (dims, encoding) = (r.list(Reader::u32)?, read_encoding(r)?);
-        sent.push(r.u8()? != 0);
+        places.push(r.option(Reader::u64)?);
         Ok(QnnTensor { name, kind, dtype, dims, encoding, data: None })
     })?;
     let nodes = r.list(|r| {
@@ -356,7 +359,7 @@ pub(crate) fn read_graph(r: &mut Reader<'_>) -> Got<(QnnGraph, Vec<bool>)> {
         let index = |r: &mut Reader<'_>| Ok(usize::try_from(r.u64()?).unwrap_or(usize::MAX));
         Ok(QnnNode { name, op, params, inputs: r.list(index)?, outputs: r.list(index)? })
     })?;
-    Ok((QnnGraph { name, tensors, nodes }, sent))
+    Ok((QnnGraph { name, tensors, nodes }, places))
 }
 
 #[cfg(test)]
@@ -410,10 +413,11 @@ mod tests {
         let (name, op) = ("n".to_owned(), "StridedSlice".to_owned());
         g.add_node(QnnNode { name, op, params, inputs: vec![0, 1], outputs: vec![2] });
         let mut w = Writer::default();
-        write_graph(&mut w, &g, |t| t.name == "t1");
-        let (back, sent) = read_graph(&mut Reader::new(&w.0)).expect("what was written is read");
+        let sent = [None, Some(64), None, None, None, None];
+        write_graph(&mut w, &g, &sent);
+        let (back, places) = read_graph(&mut Reader::new(&w.0)).expect("what was written is read");
         assert_eq!(format!("{back:?}"), format!("{g:?}"));
-        assert_eq!(sent, [false, true, false, false, false, false]);
+        assert_eq!(places, sent);
         for cut in 0..w.0.len() {
             assert!(read_graph(&mut Reader::new(&w.0[..cut])).is_err(), "cut to {cut} bytes");
         }

@@ -42,7 +42,7 @@ fn from_graph_to_numbers(test: &str, release: &str) {
             ComposeStage::Serializing,
         ]
     );
-    let described = host.inspect(&composed.binary).expect("it was just made");
+    let described = host.inspect(composed.binary()).expect("it was just made");
     assert_eq!((described.backend_id, described.soc_model), (6, Some(soc().model)));
     let graph = described.graph("kv_forward").expect("it is in the context");
     assert_eq!(graph.inputs.len(), 1);
@@ -51,7 +51,7 @@ fn from_graph_to_numbers(test: &str, release: &str) {
     assert_eq!(x.encoding, graphs[1].tensors[0].encoding);
 
     for graph in ["prefill_forward", "kv_forward"] {
-        let found = run(&host, &composed.binary, graph);
+        let found = run(&host, composed.binary(), graph);
         for (found, expected) in found.iter().zip(expected()) {
             assert!(found.abs_diff(expected) <= 1, "{graph}: {found} against {expected}");
         }
@@ -78,7 +78,7 @@ fn a_profile_names_nodes() {
     let Some(folder) = qnn_libraries("a_profile_names_nodes", QNN_RELEASES[0]) else { return };
     let host = host(&folder);
     let composed = host.compose(&[linear("forward")], &ComposeOptions::new(soc()), &mut |_| {}).expect("it compiles");
-    let (context, _) = host.load(&composed.binary, None).expect("the context was just made");
+    let (context, _) = host.load(composed.binary(), None).expect("the context was just made");
     let mut out = vec![0u8; ROWS * OUT];
     let events = host.execute(context, "forward", &[&input()], &mut [&mut out], ProfileLevel::Detailed);
     let events = events.expect("it runs");
@@ -95,7 +95,7 @@ fn a_context_with_shared_weights_is_made_and_not_loaded() {
     let graphs = [linear("prefill_forward"), linear("kv_forward")];
     let options = ComposeOptions { weight_sharing: true, ..ComposeOptions::new(soc()) };
     let shared = host.compose(&graphs, &options, &mut |_| {}).expect("it compiles");
-    let refused = host.load(&shared.binary, Some(soc())).expect_err("x86 has no shared weights");
+    let refused = host.load(shared.binary(), Some(soc())).expect_err("x86 has no shared weights");
     let text = crate::common::sentence(&refused);
     assert!(text.contains("refused to load the context binary: error 1000"), "{text}");
 }

@@ -28,7 +28,7 @@ fn spec(soc: Soc) -> CompileSpec {
 }
 
 fn compose(host: &Host, graphs: &[QnnGraph]) -> Vec<u8> {
-    host.compose(graphs, &ComposeOptions::new(soc()), &mut |_| {}).expect("it compiles").binary
+    host.compose(graphs, &ComposeOptions::new(soc()), &mut |_| {}).expect("it compiles").binary().to_vec()
 }
 
 fn prepare(backend: &QnnBackend, d: &Delegate) -> Result<Box<dyn DelegateInstance>, String> {

@@ -46,18 +46,18 @@ fn verdicts(test: &str, release: &str) {
     refused(host.inspect(b"no context binary"), &["refused to read the context binary", "not a context binary"]);
     refused(host.load(&[0; 4096], Some(soc())), &["not a context binary"]);
     let composed = host.compose(&[linear("forward")], &ComposeOptions::new(soc()), &mut |_| {}).expect("it compiles");
-    for part in [64, composed.binary.len() / 2, composed.binary.len() - 1] {
-        let cut = host.load(&composed.binary[..part], Some(soc()));
+    for part in [64, composed.binary().len() / 2, composed.binary().len() - 1] {
+        let cut = host.load(&composed.binary()[..part], Some(soc()));
         let text = sentence(&cut.expect_err("a part of a context is taken"));
         assert!(text.contains("context binary") || text.contains("context"), "{text}");
     }
 
     // Another system.
     let other = Soc::by_name("SM8750").expect("it is in the table");
-    refused(host.load(&composed.binary, Some(other)), &["compiled for SM8650 (V75), expected one for SM8750 (V79)"]);
+    refused(host.load(composed.binary(), Some(other)), &["compiled for SM8650 (V75), expected one for SM8750 (V79)"]);
 
     // Buffers and names.
-    let (context, _) = host.load(&composed.binary, Some(soc())).expect("the context was just made");
+    let (context, _) = host.load(composed.binary(), Some(soc())).expect("the context was just made");
     let mut out = vec![0u8; ROWS * OUT];
     let short = &input()[1..];
     let done = host.execute(context, "forward", &[short], &mut [&mut out], ProfileLevel::Off);
@@ -102,7 +102,7 @@ fn a_crash_in_the_library_is_a_sentence() {
     let Some(host) = with_fault("a_crash_in_the_library_is_a_sentence", "crash@execute", LONG) else { return };
     let host = host.expect("it opens");
     let composed = host.compose(&[linear("forward")], &ComposeOptions::new(soc()), &mut |_| {}).expect("it compiles");
-    let (context, _) = host.load(&composed.binary, Some(soc())).expect("the context was just made");
+    let (context, _) = host.load(composed.binary(), Some(soc())).expect("the context was just made");
     let mut out = vec![0u8; ROWS * OUT];
     let mut run = || host.execute(context, "forward", &[&input()], &mut [&mut out], ProfileLevel::Off);
     let words =
@@ -110,7 +110,7 @@ fn a_crash_in_the_library_is_a_sentence() {
     refused(run(), &words);
     // Its contexts went with it, and a new process takes its place.
     refused(run(), &["the context is gone"]);
-    assert!(host.load(&composed.binary, Some(soc())).is_ok());
+    assert!(host.load(composed.binary(), Some(soc())).is_ok());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pteron_exec::{Delegates, Session, SessionOptions, Value, ValueRef};
 use pteron_ir::Module;
 use pteron_qnn::lower::LinearForm;
-use pteron_qnn::partition::{CompileError, CompileOptions, Compiled, compile, seal};
+use pteron_qnn::partition::{CompileError, CompileOptions, Compiled, compile, compile_specs};
 use pteron_qnn::soc::Soc;
 use pteron_qnn::spec::HtpOptions;
 use pteron_qnn::{ComposeOptions, Host, HostOptions, Origin, QnnBackend, QnnLibrary, Sdk, WorkerCommand};
@@ -60,7 +60,8 @@ pub(crate) fn compiled(
         shards: None,
         require_full_delegation: false,
     };
-    let done = compile(&mut module, library.as_ref(), &options, &seal(soc(), HtpOptions::default()), &mut |_| {})?;
+    let done =
+        compile(&mut module, library.as_ref(), &options, &compile_specs(soc(), HtpOptions::default()), &mut |_| {})?;
     pteron_ir::verify::module(&module).unwrap_or_else(|e| panic!("{e}"));
     Ok((module, done))
 }

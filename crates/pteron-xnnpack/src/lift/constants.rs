@@ -67,16 +67,14 @@ fn bytes(
     payload: &Payload,
     v: &Value,
     index: usize,
-    blob: &Arc<[u8]>,
+    blob: &SharedBytes,
     named: Named<'_>,
 ) -> Result<(Arc<dyn ByteSource>, u64, String), XnnpackError> {
     let Some(c) = payload.constants.get(index) else {
         return Err(XnnpackError::malformed(format!("value {}", v.id), format!("constant {index}"), "a constant"));
     };
     Ok(match &c.bytes {
-        ConstantBytes::Blob(range) => {
-            (Arc::new(SharedBytes(Arc::clone(blob))), range.start as u64, format!("value{}", v.id))
-        }
+        ConstantBytes::Blob(range) => (Arc::new(blob.clone()), range.start as u64, format!("value{}", v.id)),
         ConstantBytes::Named(key) => match named(key) {
             Some(source) => (Arc::new(TensorBytes(source)), 0, key.clone()),
             None => return Err(XnnpackError::MissingData { value: v.id, key: key.clone() }),
@@ -105,7 +103,7 @@ pub(super) fn elements(
     payload: &Payload,
     v: &Value,
     index: usize,
-    blob: &Arc<[u8]>,
+    blob: &SharedBytes,
     named: Named<'_>,
 ) -> Result<SharedSource, XnnpackError> {
     let at = bytes(payload, v, index, blob, named)?;
@@ -145,7 +143,7 @@ pub(super) fn scales(
     payload: &Payload,
     v: &Value,
     counts: &[usize],
-    blob: &Arc<[u8]>,
+    blob: &SharedBytes,
     named: Named<'_>,
 ) -> Result<Option<SharedSource>, XnnpackError> {
     let (scales, in_table) = match &v.quant {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pteron_ir::{Arg, ConstId, GraphBuilder, Module, Op, SymInt, TensorType, ValueId};
-use pteron_tensor::{DType, SharedSource};
+use pteron_tensor::{DType, SharedBytes, SharedSource};
 
 use crate::error::XnnpackError;
 use crate::payload::{Node, Payload, ValueIndex};
@@ -32,7 +32,7 @@ pub const METHOD: &str = "forward";
 /// graph does not hold together: a value read before it is computed or written twice, or inputs that do not fit their node.
 pub fn lift(
     payload: &Payload,
-    blob: &Arc<[u8]>,
+    blob: &SharedBytes,
     named: &dyn Fn(&str) -> Option<SharedSource>,
 ) -> Result<Module, XnnpackError> {
     let kinds = payload.values.iter().map(Kind::of).collect::<Result<Vec<_>, _>>()?;

@@ -23,7 +23,7 @@ pub(crate) fn delegates(path: &str) -> Vec<Delegate> {
     let list = program.execution_plans[0].delegates.iter();
     list.map(|d| Delegate {
         backend: d.id.as_str().into(),
-        payload: Arc::from(file.delegate_bytes(d).unwrap()),
+        payload: file.delegate_bytes(d).unwrap().into(),
         compile_specs: Vec::new(),
         named_data: named_data.clone(),
     })

@@ -9,7 +9,9 @@ use pteron_models::{
 };
 use pteron_program::EmitOptions;
 use pteron_qnn::lower::LinearForm;
-use pteron_qnn::partition::{CompileOptions, Compiled, IoParams, PartitionReport, Placement, Shards, compile, seal};
+use pteron_qnn::partition::{
+    CompileOptions, Compiled, IoParams, PartitionReport, Placement, Shards, compile, compile_specs,
+};
 use pteron_qnn::soc::Soc;
 use pteron_qnn::spec::{HtpOptions, PerformanceMode, Precision};
 use pteron_qnn::{ComposeOptions, ComposeStage, Host, HostOptions, Optimization, QnnLibrary, Sdk};
@@ -278,7 +280,7 @@ impl Exporter<'_> {
         let started = Instant::now();
         self.tell(Progress::Compiling);
         let mut tell = |_: ComposeStage| self.tell(Progress::Compiling);
-        let compiled = compile(module, library, &options, &seal(q.soc, htp), &mut tell).map_err(qnn)?;
+        let compiled = compile(module, library, &options, &compile_specs(q.soc, htp), &mut tell).map_err(qnn)?;
         let seconds = started.elapsed().as_secs_f64();
         for (method, node, why) in compiled.report.refused() {
             warnings.push(format!("`{}` of `{}` in `{method}` runs on the CPU: {why}", node.op, node.path));
