@@ -32,6 +32,10 @@ const NARROW: &str = "pt2e-quantize = 'qnn_16a4w_block'\n\
     granularity = 'group'\ngroup-size = 32\n\
     [[rule]]\npath = 'lm_head'\npt2e-quantize = 'qnn_16a8w'\n";
 
+/// 16-bit activations, with the sums of the residual stream in float.
+const FLOAT_SUMS: &str = "pt2e-quantize = 'qnn_16a8w'\n\
+    [[rule]]\npath = 'model\\.layers\\.\\d+'\nkeep-float = true\n";
+
 /// A model with its calibrated ranges.
 struct Subject {
     folder: tempfile::TempDir,
@@ -187,6 +191,11 @@ fn glass_en_16a8w() {
 #[test]
 fn glass_en_16a4w_in_blocks() {
     check("glass_en_16a4w_in_blocks", 1, || Subject::glass(NARROW, |_| ()));
+}
+
+#[test]
+fn glass_en_with_float_sums() {
+    check("glass_en_with_float_sums", 1, || Subject::glass(FLOAT_SUMS, |_| ()));
 }
 
 #[test]

@@ -70,6 +70,7 @@ pub fn lower(module: &Module, graph: &Graph, nodes: &[NodeId], boundary: &Bounda
         tensors: BTreeMap::new(),
         statics: BTreeMap::new(),
         narrowed: BTreeMap::new(),
+        floats: BTreeMap::new(),
         names: BTreeMap::new(),
         results: Vec::new(),
         path: String::new(),
@@ -83,6 +84,7 @@ pub fn lower(module: &Module, graph: &Graph, nodes: &[NodeId], boundary: &Bounda
                 // Tensors that it made stay, unread: the table of values may name them.
                 b.out.nodes.truncate(start.0);
                 b.narrowed.retain(|_, &mut to| to < start.1);
+                b.floats.retain(|_, &mut to| to < start.1);
                 b.inside.remove(&n);
                 graph.nodes[n].outputs.iter().for_each(|v| {
                     b.tensors.remove(v);
@@ -121,6 +123,8 @@ struct Builder<'a> {
     statics: BTreeMap<(ConstId, Form, usize), usize>,
     /// 32-bit copies of 64-bit tensors.
     narrowed: BTreeMap<usize, usize>,
+    /// Dequantized copies of integers.
+    floats: BTreeMap<usize, usize>,
     names: BTreeMap<String, usize>,
     /// Tensors of the boundary's outputs, then of its buffers.
     results: Vec<usize>,
@@ -235,11 +239,50 @@ impl Builder<'_> {
         self.out.add_tensor(QnnTensor { name, kind, dtype, dims, encoding, data: Some(data) })
     }
 
-    /// Adds a node named after the one that is lowered.
-    fn op(&mut self, op: &str, params: Vec<Param>, inputs: Vec<usize>, outputs: Vec<usize>) {
+    /// Adds a node named after the one that is lowered. Where one of its tensors is of floats, it computes with floats: integers
+    /// among its inputs are dequantized before it, and those that it gives are quantized behind it.
+    fn op(&mut self, op: &str, params: Vec<Param>, mut inputs: Vec<usize>, mut outputs: Vec<usize>) {
+        let mut quantized = Vec::new();
+        let is_float = |b: &Self, t: &usize| matches!(b.out.tensors[*t].dtype, DataType::Float32 | DataType::Float16);
+        let converts = matches!(op, "Quantize" | "Dequantize" | "Convert" | "Cast");
+        if !converts && inputs.iter().chain(&outputs).any(|t| is_float(self, t)) {
+            for t in &mut inputs {
+                *t = self.float_of(*t);
+            }
+            for t in &mut outputs {
+                if self.out.tensors[*t].dtype.is_fixed() {
+                    let (dims, base) = (self.out.tensors[*t].dims.clone(), format!("{}_float", self.path));
+                    let float = self.add(&base, TensorKind::Native, DataType::Float32, dims, Encoding::None);
+                    quantized.push((float, std::mem::replace(t, float)));
+                }
+            }
+        }
+        self.add_op(op, params, inputs, outputs);
+        for (float, to) in quantized {
+            self.add_op("Quantize", Vec::new(), vec![float], vec![to]);
+        }
+    }
+
+    fn add_op(&mut self, op: &str, params: Vec<Param>, inputs: Vec<usize>, outputs: Vec<usize>) {
         let base = format!("{}_{op}", self.path);
         let name = self.fresh(&base);
         self.out.add_node(QnnNode { name, op: op.to_owned(), params, inputs, outputs });
+    }
+
+    /// The floats that the integers of a tensor with one scale stand for; other tensors as they are.
+    fn float_of(&mut self, t: usize) -> usize {
+        let tensor = &self.out.tensors[t];
+        if !tensor.dtype.is_fixed() || !matches!(tensor.encoding, Encoding::ScaleOffset(_)) {
+            return t;
+        }
+        if let Some(&known) = self.floats.get(&t) {
+            return known;
+        }
+        let (base, dims) = (format!("{}_float", tensor.name), tensor.dims.clone());
+        let float = self.add(&base, TensorKind::Native, DataType::Float32, dims, Encoding::None);
+        self.add_op("Dequantize", Vec::new(), vec![t], vec![float]);
+        self.floats.insert(t, float);
+        float
     }
 
     /// The tensor of an argument.

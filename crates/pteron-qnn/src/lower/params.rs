@@ -1,6 +1,6 @@
 //! What quantize and dequantize nodes say of the tensors around them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pteron_ir::{Arg, ConstData, ConstId, Def, Graph, IntArg, Module, Node, Op, ValueId};
 use pteron_tensor::{CastSource, DType, SharedSource, read_all};
@@ -147,6 +147,10 @@ pub(super) fn maker(graph: &Graph, v: ValueId) -> Option<&Node> {
 pub(super) fn activations(graph: &Graph) -> BTreeMap<ValueId, Act> {
     let mut acts: BTreeMap<ValueId, Act> = BTreeMap::new();
     let nodes = graph.all_nodes();
+    let mut read_as_floats: BTreeSet<ValueId> = graph.outputs().iter().copied().collect();
+    for &n in nodes.iter().filter(|&&n| !is_quantize(graph.nodes[n].op)) {
+        read_as_floats.extend(graph.reads(n));
+    }
     for &n in &nodes {
         let node = &graph.nodes[n];
         let (Some(act), Some(x), Some(&out)) = (per_tensor(node), value(node, 0), node.outputs.first()) else {
@@ -158,7 +162,7 @@ pub(super) fn activations(graph: &Graph) -> BTreeMap<ValueId, Act> {
         } else {
             acts.insert(out, act);
             // The first parameters are the tensor's own; others are reached by a conversion.
-            if maker(graph, x).is_some_and(|m| !is_quantization(m.op)) {
+            if maker(graph, x).is_some_and(|m| !is_quantization(m.op)) && !read_as_floats.contains(&x) {
                 acts.entry(x).or_insert(act);
             }
         }
