@@ -165,6 +165,44 @@ fn reseal(bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&crc.to_le_bytes());
 }
 
+/// Ranges of the forms for Qualcomm's processors, without its libraries: sharded, merged, and used by every form.
+#[test]
+fn the_forms_for_qnn_are_calibrated_by_the_command() {
+    let folder = folder();
+    let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    let scheme = ["--pt2e-quantize", "qnn_16a8w"];
+    let data = ["--calibration-data", "text.txt", "--calibration-seq-length", "48", "--calibration-limit", "4"];
+    let flags = [&scheme[..], &data].concat();
+    let qnn = ["--qnn", "--max-context-length", "64"];
+    let said = run(folder.path(), "calibrate", &[&flags, &qnn, &["-o", "whole"]]).ok();
+    assert!(said.contains("pteron export ... --qnn --calibration-state whole"), "{said}");
+    for (shard, out) in [("1/2", "s1"), ("2/2", "s2")] {
+        run(folder.path(), "calibrate", &[&flags, &qnn, &["--shard", shard, "-o", out]]).ok();
+    }
+    pteron(folder.path(), &["calibrate", "-o", "merged", "--merge", "s2", "s1"]).ok();
+    assert!(read("merged") == read("whole"));
+
+    let size = ["-kv", "--disable-dynamic-shape", "--max-seq-length", "64", "--max-context-length", "64"];
+    let form = [&scheme[..], &size, &["--qnn", "--qnn-on-cpu", "--bare", "--no-evaluation"]].concat();
+    for mode in ["mutable", "hybrid"] {
+        run(folder.path(), "export", &[&form, &["--qnn-mode", mode, "--calibration-state", "merged", "-o", "a.pte"]])
+            .ok();
+        run(folder.path(), "export", &[&form, &["--qnn-mode", mode, "-o", "b.pte"], &data]).ok();
+        assert!(read("a.pte") == read("b.pte"), "{mode}");
+    }
+    // The state of one form is none of another.
+    run(folder.path(), "calibrate", &[&flags, &qnn, &["--use-qnn-sha", "-o", "heads"]]).ok();
+    run(folder.path(), "calibrate", &[&flags, &["-kv", "-o", "cache"]]).ok();
+    for (state, other) in [("heads", "static form, head by head"), ("cache", "f32, KV cache")] {
+        let said = run(folder.path(), "export", &[&form, &["--calibration-state", state, "-o", "no.pte"]]).fails(1);
+        assert!(said.contains("another scheme or form") && said.contains(other), "{state}: {said}");
+    }
+    let said =
+        run(folder.path(), "export", &[&scheme, &["-kv", "--calibration-state", "whole", "-o", "no.pte"]]).fails(1);
+    assert!(said.contains("another scheme or form") && said.contains("static form"), "{said}");
+    run(folder.path(), "calibrate", &[&flags, &["--use-qnn-sha", "-o", "no"]]).fails(2);
+}
+
 #[test]
 fn histograms_are_sharded_by_two_passes() {
     let folder = folder();

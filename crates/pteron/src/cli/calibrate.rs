@@ -40,6 +40,10 @@ pub(super) fn run(a: &CalibrateArgs) -> Done {
         .allow_unexpected(a.allow_unexpected)
         .quantize(high::recipe(&a.quantization, &a.calibration.calibration_data)?)
         .calibration(high::calibration(&a.calibration, None)?);
+    if a.qnn {
+        let positions = a.max_context_length;
+        exporter = exporter.max_seq_length(positions).max_context_length(positions).qnn(high::calibrated_qnn(a)?);
+    }
     if let Some(path) = &a.params {
         exporter = exporter.params(path);
     }
@@ -100,7 +104,10 @@ fn report(a: &CalibrateArgs, state: &CalibrationState, run: Option<&Calibrated>)
                 shard.count
             ),
             (false, true) => format!("pteron calibrate --merge with the files of all {} shards", shard.count),
-            (false, false) => format!("pteron export ... --calibration-state {output}"),
+            (false, false) => {
+                let form = if a.qnn { "--qnn " } else { "" };
+                format!("pteron export ... {form}--calibration-state {output}")
+            }
         },
     );
     put(&out)

@@ -11,8 +11,8 @@ use pteron::tensor::DType;
 use pteron::{LoadMode, LoadOptions, ShardOf, quantize};
 
 use super::low::{
-    AlgorithmArg, CalibrationArgs, EvalArgs, ExecArgs, ExportArgs, ExportDType, GateArgs, LoadModeArg, QnnLinearArg,
-    QnnModeArg, QuantizationArgs, RunArgs, ThreadArgs,
+    AlgorithmArg, CalibrateArgs, CalibrationArgs, EvalArgs, ExecArgs, ExportArgs, ExportDType, GateArgs, LoadModeArg,
+    QnnLinearArg, QnnModeArg, QuantizationArgs, RunArgs, ThreadArgs,
 };
 use super::output::{Failure, say};
 
@@ -315,6 +315,13 @@ pub(super) fn qnn(export: &ExportArgs) -> Result<Option<pteron::QnnOptions>, Fai
         sdk: a.libraries.qnn_sdk.clone(),
         ..pteron::QnnOptions::new(soc)
     }))
+}
+
+/// What of the form for Qualcomm's processors a calibration sees: its layers, but neither methods nor a system on chip.
+pub(super) fn calibrated_qnn(a: &CalibrateArgs) -> Result<pteron::QnnOptions, Failure> {
+    use pteron::qnn::soc::{DEFAULT_SOC, Soc};
+    let soc = Soc::by_name(DEFAULT_SOC).ok_or_else(|| anyhow::anyhow!("{DEFAULT_SOC} is not in the table"))?;
+    Ok(pteron::QnnOptions { single_heads: a.use_qnn_sha, on_cpu: true, ..pteron::QnnOptions::new(soc) })
 }
 
 #[cfg(test)]

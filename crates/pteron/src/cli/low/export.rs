@@ -128,6 +128,16 @@ pub(in crate::cli) struct CalibrateArgs {
     /// The exported form has ExecuTorch's custom operators of attention; needs --use-kv-cache
     #[arg(long)]
     pub(in crate::cli) use_sdpa_with_kv_cache: bool,
+    /// The exported form is one for Qualcomm's tensor processors, whatever its methods: `pteron export --qnn`. Their libraries are
+    /// not needed
+    #[arg(long, conflicts_with_all = ["use_sdpa_with_kv_cache", "quantize_kv_cache"])]
+    pub(in crate::cli) qnn: bool,
+    /// The exported form computes attention head by head
+    #[arg(long, requires = "qnn")]
+    pub(in crate::cli) use_qnn_sha: bool,
+    /// Positions of the exported form's caches: its tables of rotations are as long, and are quantized as well
+    #[arg(long, value_name = "TOKENS", default_value_t = 128, requires = "qnn")]
+    pub(in crate::cli) max_context_length: usize,
     /// Element type of the exported form
     #[arg(short = 'd', long, value_enum, default_value = "fp32", ignore_case = true)]
     pub(in crate::cli) dtype_override: ExportDType,
