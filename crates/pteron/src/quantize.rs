@@ -8,7 +8,8 @@ use pteron_ir::passes;
 use pteron_kernels::Context;
 use pteron_quant::moments::Moments;
 use pteron_quant::pt2e::{
-    Encodings, PreparedGraph, SlotParams, convert_module, fuse_embeddings, parameters, prepare_module, put_on_lpbq_grid,
+    Encodings, PreparedGraph, QuantizeError, SlotParams, convert_module, fuse_embeddings, parameters, prepare_module,
+    put_on_lpbq_grid,
 };
 use pteron_quant::quantizer::Quantizer;
 use pteron_quant::recipe::{Plan, Recipe, RecipeQuantizer, Resolved};
@@ -33,6 +34,8 @@ pub struct QuantizationReport {
     pub kept_float: Vec<(String, String)>,
     /// What it was calibrated with, if it was.
     pub calibration: Option<CalibrationReport>,
+    /// Which scales are trained ones, if the checkpoint was trained for this recipe.
+    pub trained: Option<TrainedScales>,
     /// How far it is from the float model.
     pub evaluation: Option<ExportEvaluation>,
     /// Why that was not measured, if it was not.
@@ -43,6 +46,15 @@ pub struct QuantizationReport {
     /// What became of each operator, a line each.
     #[serde(skip)]
     pub plan: String,
+}
+
+/// Where the scales of a model that was trained with its quantization simulated come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct TrainedScales {
+    /// Scales that training found.
+    pub trained: usize,
+    /// Scales of tensors that the trained form does not have, learnt from calibration data.
+    pub calibrated: usize,
 }
 
 /// What a quantization is doing.
@@ -113,6 +125,7 @@ struct Calibrated {
     params: Vec<SlotParams>,
     encodings: Encodings,
     report: Option<CalibrationReport>,
+    trained: Option<TrainedScales>,
 }
 
 impl Job<'_> {
@@ -130,7 +143,7 @@ impl Job<'_> {
         let mut plan = transform_plan(&resolved, module);
         let mut measured = self.measured.take();
         let (mut layers, kept_float) = self.transform(&resolved, module, twin.as_mut(), measured.as_mut(), progress)?;
-        let mut calibration = None;
+        let (mut calibration, mut trained) = (None, None);
         if let Some(quantizer) = resolved.quantizer().map_err(wrong)? {
             let calibrated = match &mut twin {
                 Some(twin) => Some(self.calibrate(&quantizer, twin, progress)?),
@@ -143,7 +156,7 @@ impl Job<'_> {
             if let (Some(twin), Some(c)) = (&mut twin, calibrated) {
                 convert_module(twin, &[c.prepared], &[c.params]).map_err(wrong)?;
                 twin.graphs.iter_mut().try_for_each(|g| fuse_embeddings(g).map(drop)).map_err(wrong)?;
-                calibration = c.report;
+                (calibration, trained) = (c.report, c.trained);
             }
         }
         let mut report = QuantizationReport {
@@ -151,6 +164,7 @@ impl Job<'_> {
             layers,
             kept_float,
             calibration,
+            trained,
             evaluation: None,
             not_evaluated: None,
             recipe: self.recipe.to_string(),
@@ -210,8 +224,16 @@ impl Job<'_> {
         };
         let mut report = None;
         if let Some(trained) = self.trained {
-            let params = trained.apply(graph, &prepared).map_err(wrong)?;
-            return Ok(Calibrated { prepared, params, encodings: trained.clone(), report });
+            match trained.apply(graph, &prepared) {
+                Ok(params) => {
+                    let trained_scales = TrainedScales { trained: params.len(), calibrated: 0 };
+                    let (encodings, trained) = (trained.clone(), Some(trained_scales));
+                    return Ok(Calibrated { prepared, params, encodings, report, trained });
+                }
+                // What this form has of its own is learnt from data, where there are some.
+                Err(_) if self.data.is_some() || self.state.is_some() => {}
+                Err(e) => return Err(other_form(&e)),
+            }
         }
         if prepared.needs_data(graph) {
             let kernel_tier = Context::new(1).isa().to_string();
@@ -243,12 +265,17 @@ impl Job<'_> {
                 return Err(needs_data(self.recipe));
             }
         }
-        let encodings = Encodings::of(graph, &prepared).map_err(wrong)?;
-        let mut params = parameters(graph, &prepared).map_err(wrong)?;
+        let mut encodings = Encodings::of(graph, &prepared).map_err(wrong)?;
+        let (mut params, mut scales) = (parameters(graph, &prepared).map_err(wrong)?, None);
+        if let Some(found) = self.trained {
+            let (with, trained, calibrated) = encodings.with_trained(found, &prepared);
+            params = with.apply(graph, &prepared).map_err(wrong)?;
+            (encodings, scales) = (with, Some(TrainedScales { trained, calibrated }));
+        }
         if self.lpbq_grid {
             put_on_lpbq_grid(graph, &prepared, &mut params);
         }
-        Ok(Calibrated { prepared, params, encodings, report })
+        Ok(Calibrated { prepared, params, encodings, report, trained: scales })
     }
 
     /// PT2E over the exported module, with the twin's parameters where there is one; gives the number of folded constants.
@@ -266,7 +293,10 @@ impl Job<'_> {
         let mut params = Vec::new();
         for (graph, prepared) in module.graphs.iter().zip(&prepared) {
             let mut of_graph = match calibrated.map(|c| &c.encodings).or(self.trained) {
-                Some(encodings) => encodings.apply(graph, prepared).map_err(wrong)?,
+                Some(encodings) => encodings.apply(graph, prepared).map_err(|e| match calibrated {
+                    Some(_) => wrong(e),
+                    None => other_form(&e),
+                })?,
                 None if prepared.needs_data(graph) => return Err(needs_data(self.recipe)),
                 None => parameters(graph, prepared).map_err(wrong)?,
             };
@@ -284,6 +314,14 @@ impl Job<'_> {
         }
         Ok(folded)
     }
+}
+
+/// Trained scales do not suffice for the form that is exported.
+fn other_form(e: &QuantizeError) -> Error {
+    wrong(format!(
+        "{e}: the scales were trained in the form without a KV cache, and this one has tensors of its own; give text that their \
+         ranges are learnt from with --calibration-data FILE, or export without -kv and --qnn"
+    ))
 }
 
 /// The module as the exported program computes it.

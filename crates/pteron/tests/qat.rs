@@ -72,6 +72,24 @@ fn a_folder_is_trained_and_exported_and_a_run_goes_on() {
     // The export takes recipe and scales from the folder.
     let report = pteron(folder, &["export", "straight", "-o", "straight.pte", "--allow-degraded", "--json"]).json();
     assert!(report["quantization"]["scheme"].as_str().unwrap().contains("qnn_16a4w"), "{report}");
+    assert_eq!(report["quantization"]["trained"]["calibrated"], 0, "{report}");
+    assert!(report["quantization"]["trained"]["trained"].as_u64().unwrap() > 100, "{report}");
+    // Forms that training did not see have tensors of their own, whose ranges are learnt from text.
+    let cache = ["-kv", "--disable-dynamic-shape", "--max-seq-length", "64", "--max-context-length", "64"];
+    let text = ["--calibration-data", "text.txt", "--calibration-limit", "3", "--calibration-seq-length", "48"];
+    for form in [&[][..], &["--qnn", "--qnn-on-cpu", "--qnn-mode", "hybrid"]] {
+        let export =
+            [&["export", "straight", "-o", "form.pte", "--allow-degraded", "--json"], &cache[..], form].concat();
+        let said = pteron(folder, &export).fails(1);
+        assert!(
+            said.contains("trained in the form without a KV cache") && said.contains("--calibration-data"),
+            "{said}"
+        );
+        let report = pteron(folder, &[&export[..], &text].concat()).json();
+        let count = |name: &str| report["quantization"]["trained"][name].as_u64().unwrap();
+        assert!(count("trained") > 100 && count("calibrated") > 0, "{report}");
+        assert!(report["quantization"]["evaluation"]["kl"].as_f64().unwrap() < 0.5, "{report}");
+    }
     // Weights that were changed behind its back are not quantized with its scales.
     std::fs::copy(folder.join("glass-en/model.safetensors"), folder.join("straight/model.safetensors")).unwrap();
     let changed = pteron(folder, &["export", "straight", "-o", "changed.pte"]).fails(1);

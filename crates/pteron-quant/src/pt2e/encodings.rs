@@ -9,6 +9,7 @@ use super::params::{SlotParams, parameters, parameters_where};
 use super::prepare::{PreparedGraph, Slot, SlotId};
 use crate::error::TensorLabel;
 use crate::groups::GroupSpec;
+use crate::observer::{Layout, QuantParams};
 
 /// The parameters of a calibrated graph, by module path and port, so that they can be put onto other graphs of the same model:
 /// a language model is calibrated over texts, and runs with one graph for one token and one for many.
@@ -16,6 +17,9 @@ use crate::groups::GroupSpec;
 pub struct Encodings {
     by_label: BTreeMap<TensorLabel, SlotParams>,
 }
+
+/// Two scales of one activation, found by training and by calibration, differ by this factor at most.
+const SAME_TENSOR: f32 = 2.0;
 
 impl FromIterator<(TensorLabel, SlotParams)> for Encodings {
     /// Those that training found, or a file has.
@@ -69,6 +73,37 @@ impl Encodings {
             }
         }
         parameters_where(graph, prepared, out)
+    }
+
+    /// These, which data gave for the graph of `prepared`, with those of `trained` in their place where training found some for
+    /// the same tensor in a graph of another form: for the same integers and layout, and for activations only within
+    /// [`SAME_TENSOR`] of what data gave, because a name may mean another tensor there. Gives how many slots have trained ones
+    /// and how many have not, too.
+    #[must_use]
+    pub fn with_trained(mut self, trained: &Encodings, prepared: &PreparedGraph) -> (Encodings, usize, usize) {
+        let (mut taken, mut left) = (0, 0);
+        for slot in prepared.slots.iter().filter(|s| !matches!(s.spec, GroupSpec::Derived(..))) {
+            let labels: Vec<&TensorLabel> = slot.members.iter().filter_map(|p| prepared.labels.get(p)).collect();
+            let Some(SlotParams::Static(own)) = labels.first().and_then(|l| self.get(l)) else { continue };
+            let fits = |p: &QuantParams| {
+                p.format == own.format
+                    && p.layout == own.layout
+                    && (p.layout != Layout::PerTensor || {
+                        let factor = p.scale[0] / own.scale[0];
+                        (SAME_TENSOR.recip()..=SAME_TENSOR).contains(&factor)
+                    })
+            };
+            let mut found = labels.iter().filter_map(|l| trained.get(l));
+            let first = found.next().filter(|first| found.all(|other| other == *first));
+            match first {
+                Some(params @ SlotParams::Static(p)) if fits(p) => {
+                    taken += 1;
+                    self.by_label.extend(labels.into_iter().map(|l| (l.clone(), params.clone())));
+                }
+                _ => left += 1,
+            }
+        }
+        (self, taken, left)
     }
 
     fn of_slot(

@@ -230,6 +230,10 @@ pub(super) fn summary(r: &ExportReport) -> String {
         if let Some(c) = &q.calibration {
             row("calibrated", calibrated(c));
         }
+        if let Some(t) = q.trained {
+            let all = number((t.trained + t.calibrated) as u64);
+            row("trained", format!("{} of {all} scales found by training", number(t.trained as u64)));
+        }
         match (&q.evaluation, &q.not_evaluated) {
             (Some(e), _) => {
                 row("perplexity", format!("{:.4} (float: {:.4}) on {}", e.perplexity, e.perplexity_float, e.text));
