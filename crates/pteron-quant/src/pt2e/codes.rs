@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pteron_kernels::quant::quantize::{Code, Form, Quantizer};
 use pteron_tensor::{DType, SharedSource, SourceError, TensorSource, check_rows};
 
+use crate::format::IntFormat;
 use crate::observer::{Layout, QuantParams, ZeroPoint};
 
 /// What is rounded to a code.
@@ -25,7 +26,10 @@ pub enum Rounding {
 pub struct CodesSource {
     inner: SharedSource,
     rounding: Rounding,
-    params: Arc<QuantParams>,
+    scales: Arc<[f32]>,
+    /// None where all are 0.
+    zeros: Option<ZeroPoint>,
+    format: IntFormat,
     /// Elements of a grid of parameters that one step along each dimension skips, and the sizes of a block.
     strides: Vec<usize>,
     blocks: Vec<usize>,
@@ -36,20 +40,37 @@ impl CodesSource {
     ///
     /// # Errors
     /// What does not fit: another element type, another number of scales than the layout has.
-    pub fn new(inner: SharedSource, params: Arc<QuantParams>) -> Result<CodesSource, String> {
-        CodesSource::rounded(inner, params, Rounding::Reciprocal)
+    pub fn new(inner: SharedSource, params: &QuantParams) -> Result<CodesSource, String> {
+        let (scales, zeros) = (params.scale.len(), params.zero_point.len());
+        if zeros != scales {
+            return Err(format!("{}: {scales} scales and {zeros} zero points, expected as many", inner.label()));
+        }
+        let symmetric = match &params.zero_point {
+            ZeroPoint::Int(z) => z.iter().all(|&z| z == 0),
+            // Zero points of floats are added before rounding: another form, even where they are 0.
+            ZeroPoint::Float(_) => false,
+        };
+        let scales = Arc::from(params.scale.as_slice());
+        let codes = CodesSource::symmetric(inner, scales, &params.layout, params.format, Rounding::Reciprocal)?;
+        Ok(CodesSource { zeros: (!symmetric).then(|| params.zero_point.clone()), ..codes })
     }
 
-    /// [`CodesSource::new`] with codes rounded as `rounding` says.
+    /// [`CodesSource::new`] with zero points of 0, and codes rounded as `rounding` says.
     ///
     /// # Errors
     /// As [`CodesSource::new`].
-    pub fn rounded(inner: SharedSource, params: Arc<QuantParams>, rounding: Rounding) -> Result<CodesSource, String> {
+    pub fn symmetric(
+        inner: SharedSource,
+        scales: Arc<[f32]>,
+        layout: &Layout,
+        format: IntFormat,
+        rounding: Rounding,
+    ) -> Result<CodesSource, String> {
         let shape = inner.shape().to_vec();
         if inner.dtype() != DType::F32 {
             return Err(format!("{} is {}, expected f32", inner.label(), inner.dtype()));
         }
-        let blocks: Vec<usize> = match &params.layout {
+        let blocks: Vec<usize> = match layout {
             Layout::PerTensor => shape.clone(),
             Layout::PerChannel { axis } if *axis < shape.len() => {
                 shape.iter().enumerate().map(|(d, &n)| if d == *axis { 1 } else { n }).collect()
@@ -66,22 +87,18 @@ impl CodesSource {
             strides[d] = count;
             count = count.saturating_mul(shape[d].checked_div(blocks[d]).unwrap_or(0));
         }
-        if params.scale.len() != count || params.zero_point.len() != count {
-            let (scales, zeros) = (params.scale.len(), params.zero_point.len());
-            return Err(format!(
-                "{}: {scales} scales and {zeros} zero points, expected {count} of each",
-                inner.label()
-            ));
+        if scales.len() != count {
+            return Err(format!("{}: {} scales, expected {count}", inner.label(), scales.len()));
         }
-        Ok(CodesSource { inner, rounding, params, strides, blocks })
+        Ok(CodesSource { inner, rounding, scales, zeros: None, format, strides, blocks })
     }
 
     fn quantizer(&self, at: usize) -> Quantizer {
-        let p = &self.params;
-        let (scale, lo, hi) = (f64::from(p.scale[at]), p.format.quant_min, p.format.quant_max);
-        match &p.zero_point {
-            ZeroPoint::Int(z) => Quantizer::new(Form::First, scale, z[at], lo, hi),
-            ZeroPoint::Float(z) => Quantizer::with_float_zero_point(Form::First, scale, f64::from(z[at]), lo, hi),
+        let (scale, lo, hi) = (f64::from(self.scales[at]), self.format.quant_min, self.format.quant_max);
+        match &self.zeros {
+            None => Quantizer::new(Form::First, scale, 0, lo, hi),
+            Some(ZeroPoint::Int(z)) => Quantizer::new(Form::First, scale, z[at], lo, hi),
+            Some(ZeroPoint::Float(z)) => Quantizer::with_float_zero_point(Form::First, scale, f64::from(z[at]), lo, hi),
         }
     }
 
@@ -124,7 +141,7 @@ impl CodesSource {
                     Rounding::Reciprocal => self.quantizer(at).row(values, codes),
                     // A quotient is a whole number of scales once it is rounded: a scale of 1 leaves it as it is.
                     Rounding::Quotient => {
-                        let (scale, f) = (self.params.scale[at], self.params.format);
+                        let (scale, f) = (self.scales[at], self.format);
                         values.iter_mut().for_each(|v| *v /= scale);
                         Quantizer::new(Form::First, 1.0, 0, f.quant_min, f.quant_max).row(values, codes);
                     }
@@ -138,7 +155,7 @@ impl CodesSource {
 
 impl TensorSource for CodesSource {
     fn dtype(&self) -> DType {
-        self.params.format.container
+        self.format.container
     }
 
     fn shape(&self) -> &[usize] {
@@ -170,7 +187,6 @@ mod tests {
     use pteron_tensor::{MemorySource, read_all};
 
     use super::*;
-    use crate::format::IntFormat;
 
     fn codes(shape: &[usize], scale: &[f32], layout: Layout) -> Result<Vec<i8>, String> {
         let n: usize = shape.iter().product();
@@ -179,7 +195,7 @@ mod tests {
         let format = IntFormat::new(DType::I8, -128, 127).unwrap();
         let zero_point = ZeroPoint::Int(vec![0; scale.len()]);
         let params = QuantParams { scale: scale.to_vec(), zero_point, layout, format };
-        let source = CodesSource::new(source, Arc::new(params))?;
+        let source = CodesSource::new(source, &params)?;
         let all = bytemuck::cast_slice::<u8, i8>(&read_all(&source).unwrap()).to_vec();
         // By single rows as well.
         for row in 0..source.rows() {
@@ -217,7 +233,7 @@ mod tests {
         let format = IntFormat::new(DType::I8, -128, 127).unwrap();
         let params =
             QuantParams { scale: vec![1.0], zero_point: ZeroPoint::Int(vec![0]), layout: Layout::PerTensor, format };
-        let source = CodesSource::new(source, Arc::new(params)).unwrap();
+        let source = CodesSource::new(source, &params).unwrap();
         let error = read_all(&source).unwrap_err().to_string();
         assert!(error.contains("model.w") && error.contains("element 1 of row 0"), "{error}");
     }

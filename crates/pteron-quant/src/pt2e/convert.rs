@@ -354,7 +354,7 @@ impl<'a> Conversion<'a> {
         };
         let source = CastSource::wrap(source.clone(), DType::F32);
         let shape = source.shape().to_vec();
-        let codes = CodesSource::new(source, Arc::clone(p)).map_err(|reason| QuantizeError::Source { reason })?;
+        let codes = CodesSource::new(source, p).map_err(|reason| QuantizeError::Source { reason })?;
         let codes = self.constant(&format!("{name}_quantized"), Arc::new(codes));
         let constants = match &p.layout {
             Layout::PerTensor => None,

@@ -22,7 +22,7 @@ use pteron_tensor::{CastSource, DType, MemorySource, SharedSource};
 use crate::error::TensorLabel;
 use crate::format::IntFormat;
 use crate::moments::Moments;
-use crate::observer::{Layout, QuantParams, ZeroPoint};
+use crate::observer::Layout;
 use crate::pt2e::{CodesSource, Rounding};
 use crate::weight::{Method, WeightError};
 
@@ -262,18 +262,18 @@ impl<'a> Transform<'a> {
         module: &mut Module,
         graphs: &mut [Graph],
         moments: Option<&Moments>,
-        known: &mut Vec<(String, LayerChoice, Vec<f32>)>,
+        known: &mut Vec<(String, LayerChoice, Arc<[f32]>)>,
         ctx: &Context,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<TransformReport, TransformError> {
         let mut report = TransformReport::default();
         let jobs = self.jobs(module, graphs, &mut report)?;
-        let found = |known: &[(String, LayerChoice, Vec<f32>)], job: &Job| {
-            known.iter().find(|(name, choice, _)| *name == job.name && *choice == job.choice).map(|k| k.2.clone())
+        let found = |known: &[(String, LayerChoice, Arc<[f32]>)], job: &Job| {
+            known.iter().find(|(name, choice, _)| *name == job.name && *choice == job.choice).map(|k| Arc::clone(&k.2))
         };
         if jobs.iter().any(|j| found(known, j).is_none()) {
             let scales = scales::find(&jobs, moments, ctx, progress)?;
-            known.extend(jobs.iter().zip(scales).map(|(j, scales)| (j.name.clone(), j.choice, scales)));
+            known.extend(jobs.iter().zip(scales).map(|(j, scales)| (j.name.clone(), j.choice, scales.into())));
         }
         for job in jobs {
             let Some(scales) = found(known, &job) else { continue };
@@ -428,7 +428,7 @@ struct Weight {
 }
 
 impl Weight {
-    fn new(module: &Module, job: &Job, scales: Vec<f32>) -> Result<Weight, TransformError> {
+    fn new(module: &Module, job: &Job, scales: Arc<[f32]>) -> Result<Weight, TransformError> {
         let range = job.choice.range();
         let source = |e: String| TransformError::Source(e);
         let format = IntFormat::new(DType::I8, range.0, range.1).map_err(|e| source(e.to_string()))?;
@@ -448,10 +448,8 @@ impl Weight {
         };
         let name = unique(module, &format!("{}{suffix}_quantized", job.name));
         let tensor = MemorySource::of(&format!("{name}_scale"), shape, &scales).map_err(|e| source(e.to_string()))?;
-        let zero_point = ZeroPoint::Int(vec![0; scales.len()]);
         let layout = Layout::PerBlock { block_size: vec![1, job.group] };
-        let params = Arc::new(QuantParams { scale: scales, zero_point, layout, format });
-        let codes = CodesSource::rounded(job.source.clone(), params, rounding).map_err(source)?;
+        let codes = CodesSource::symmetric(job.source.clone(), scales, &layout, format, rounding).map_err(source)?;
         Ok(Weight { name, codes, scales: Arc::new(tensor), group: job.group, range })
     }
 }
