@@ -4,10 +4,15 @@ use std::sync::Arc;
 
 use pteron_exec::{Session, SessionOptions, Value};
 use pteron_ir::{GraphBuilder, Module, Op, TensorType, args, print, verify};
+use pteron_quant::TensorLabel;
 use pteron_quant::annotation::{Annotations, BiasSpec, QuantizationConfig};
 use pteron_quant::format::QScheme;
-use pteron_quant::pt2e::{Calibration, QuantizeError, convert, observe_constants, prepare};
-use pteron_quant::quantizer::{ComposableQuantizer, LinearQuantizer, Quantizer};
+use pteron_quant::observer::QuantParams;
+use pteron_quant::pt2e::{
+    Calibration, Encodings, QuantizeError, SlotParams, convert, observe_constants, prepare, prepare_module,
+};
+use pteron_quant::quantizer::{ComposableQuantizer, LinearQuantizer, QnnQuantizer, Quantizer};
+use pteron_quant::scheme::{Compat, ModuleQConfig, QuantDtype};
 use pteron_quant::spec::{ObserverCtr, ObserverKind, QuantizationSpec};
 use pteron_tensor::{DType, MemorySource, Tensor};
 
@@ -218,4 +223,65 @@ fn quantizers_do_not_overwrite_each_other() {
     let rude = ComposableQuantizer::new(vec![linear(), Box::new(Rude)]);
     let error = rude.annotate(&m, &m.graphs[0], &mut Annotations::new()).unwrap_err().to_string();
     assert!(error.contains("Rude"), "{error}");
+}
+
+/// `softmax(x + y)` in one module.
+fn scores() -> Module {
+    let mut m = Module::new("t");
+    let mut b = GraphBuilder::new(&mut m, "forward");
+    let x = b.input("x", TensorType::fixed(DType::F32, &[ROWS, 4]));
+    let y = b.input("y", TensorType::fixed(DType::F32, &[ROWS, 4]));
+    let p = b.scope("model.attn", |b| {
+        let sum = b.call(Op::Add, args![x, y])?;
+        b.call(Op::Softmax, args![sum, -1i64, false])
+    });
+    b.finish(&[p.unwrap()]);
+    m
+}
+
+/// Scales that training found go to a graph of another form by name: near what data gave, and farther below it where two
+/// operators' names say that the tensor is the same.
+#[test]
+fn trained_scales_go_to_another_form() {
+    let mut module = scores();
+    let config = ModuleQConfig::new(QuantDtype::Use8a8w, Compat::ExecuTorch1_5);
+    let mut prepared = prepare_module(&mut module, &QnnQuantizer::new("t", config)).unwrap();
+    let graph = &module.graphs[0];
+    let x = Tensor::of(&[ROWS, 4], &wave(4 * ROWS, 2.0, 0.7)).unwrap();
+    let y = Tensor::of(&[ROWS, 4], &[0.0f32, 0.0, -255.0, -255.0].repeat(ROWS)).unwrap();
+    let inputs = [Value::Tensor(x), Value::Tensor(y)];
+    let mut session = Session::new(Arc::new(module.clone()), &SessionOptions::with_threads(1)).unwrap();
+    let mut hook = Calibration::new(&mut prepared[0]);
+    hook.inputs(graph, &inputs).unwrap();
+    session.run_watched("forward", &[inputs[0].as_ref(), inputs[1].as_ref()], &mut hook).unwrap();
+    hook.finish().unwrap();
+    let own = Encodings::of(graph, &prepared[0]).unwrap();
+    let label = |port: &str| TensorLabel::new("model.attn", port);
+    let scale = |e: &Encodings, port: &str| match e.get(&label(port)) {
+        Some(SlotParams::Static(p)) => p.scale[0],
+        _ => panic!("{port} has no scale"),
+    };
+    let trained = |ports: &[&str], factor: f32| -> Encodings {
+        let entry = |port: &&str| match own.get(&label(port)) {
+            Some(SlotParams::Static(p)) => {
+                let p = QuantParams { scale: vec![p.scale[0] * factor], ..(**p).clone() };
+                (label(port), SlotParams::Static(Arc::new(p)))
+            }
+            _ => panic!("{port} has no scale"),
+        };
+        ports.iter().map(entry).collect()
+    };
+    let (sum, read, alone) = ("add.output", "_softmax.self", "_softmax.output");
+    for (ports, factor, taken) in [
+        (&[sum, read][..], 0.05, true),
+        (&[sum, read], 0.001, false),
+        (&[sum, read], 3.0, false),
+        (&[alone], 0.7, true),
+        (&[alone], 0.05, false),
+    ] {
+        let (with, count, _) = own.clone().with_trained(&trained(ports, factor), &prepared[0]);
+        let found = scale(&with, ports[0]) / scale(&own, ports[0]);
+        let expected = if taken { factor } else { 1.0 };
+        assert!((found - expected).abs() < 1e-6 && count == usize::from(taken), "{ports:?} {factor}: {found}, {count}");
+    }
 }

@@ -18,8 +18,18 @@ pub struct Encodings {
     by_label: BTreeMap<TensorLabel, SlotParams>,
 }
 
-/// Two scales of one activation, found by training and by calibration, differ by this factor at most.
+/// Two scales of one activation, found by training and by calibration, differ by this factor at most, where only one operator's
+/// name says that it is the same tensor.
 const SAME_TENSOR: f32 = 2.0;
+/// By this factor a trained range may be smaller than the calibrated one where two operators' names say that it is the same
+/// tensor, the one that gives it and one that reads it: learned scales give up what is far off.
+const GIVEN_UP: f32 = 64.0;
+
+/// The operator of a port: `add` of `add_2.output`.
+fn operator(port: &str) -> &str {
+    let node = port.split('.').next().unwrap_or(port);
+    node.rsplit_once('_').filter(|(_, n)| n.bytes().all(|b| b.is_ascii_digit())).map_or(node, |(op, _)| op)
+}
 
 impl FromIterator<(TensorLabel, SlotParams)> for Encodings {
     /// Those that training found, or a file has.
@@ -76,8 +86,8 @@ impl Encodings {
     }
 
     /// These, which data gave for the graph of `prepared`, with those of `trained` in their place where training found some for
-    /// the same tensor in a graph of another form: for the same integers and layout, and for activations only within
-    /// [`SAME_TENSOR`] of what data gave, because a name may mean another tensor there. Gives how many slots have trained ones
+    /// the same tensor in a graph of another form: for the same integers and layout, and for activations only near what data
+    /// gave ([`SAME_TENSOR`], [`GIVEN_UP`]), because a name may mean another tensor there. Gives how many slots have trained ones
     /// and how many have not, too.
     #[must_use]
     pub fn with_trained(mut self, trained: &Encodings, prepared: &PreparedGraph) -> (Encodings, usize, usize) {
@@ -85,15 +95,17 @@ impl Encodings {
         for slot in prepared.slots.iter().filter(|s| !matches!(s.spec, GroupSpec::Derived(..))) {
             let labels: Vec<&TensorLabel> = slot.members.iter().filter_map(|p| prepared.labels.get(p)).collect();
             let Some(SlotParams::Static(own)) = labels.first().and_then(|l| self.get(l)) else { continue };
+            let known: Vec<&&TensorLabel> = labels.iter().filter(|l| trained.get(l).is_some()).collect();
+            let mut operators: Vec<&str> = known.iter().map(|l| operator(&l.port)).collect();
+            operators.sort_unstable();
+            operators.dedup();
+            let least = if operators.len() > 1 { GIVEN_UP.recip() } else { SAME_TENSOR.recip() };
             let fits = |p: &QuantParams| {
-                p.format == own.format
-                    && p.layout == own.layout
-                    && (p.layout != Layout::PerTensor || {
-                        let factor = p.scale[0] / own.scale[0];
-                        (SAME_TENSOR.recip()..=SAME_TENSOR).contains(&factor)
-                    })
+                let factor = p.scale[0] / own.scale[0];
+                let near = p.layout != Layout::PerTensor || (least..=SAME_TENSOR).contains(&factor);
+                p.format == own.format && p.layout == own.layout && near
             };
-            let mut found = labels.iter().filter_map(|l| trained.get(l));
+            let mut found = known.iter().filter_map(|l| trained.get(l));
             let first = found.next().filter(|first| found.all(|other| other == *first));
             match first {
                 Some(params @ SlotParams::Static(p)) if fits(p) => {
