@@ -28,5 +28,6 @@ module "blocks_stay_convolutions" {
 ;   b_weight: Static sfixed8 [1, 1, 2, 3] axis 3 [0.010000001, 0.035714287, 0.05] times 2 blocks [15, 5, 7, 14, … 6]
 ;   FullyConnected(input_0_x@0, a_weight) -> linear_3: ufixed16 [4, 2] 0.2-30000
 ;   Reshape(linear_3) -> linear_7_image: ufixed16 [1, 1, 4, 2] 0.2-30000
-;   Conv2d(linear_7_image, b_weight) stride=[1, 1] pad_amount=[0, 0, 0, 0] dilation=[1, 1] -> linear_7_rows: float32 [1, 1, 4, 3] plain
+;   Dequantize(linear_7_image) -> linear_7_image_float: float32 [1, 1, 4, 2] plain
+;   Conv2d(linear_7_image_float, b_weight) stride=[1, 1] pad_amount=[0, 0, 0, 0] dilation=[1, 1] -> linear_7_rows: float32 [1, 1, 4, 3] plain
 ;   Reshape(linear_7_rows) -> output__7_0@0
