@@ -130,6 +130,8 @@ pub fn cast_bytes(src: &[u8], from: DType, dst: &mut [u8], to: DType, numel: usi
         (DType::F32, DType::BF16) => {
             chunks::<4, 2>(src, dst, |b| bf16::from_f32(f32::from_le_bytes(b)).to_le_bytes());
         }
+        // Codes of 16 bits, which PT2E holds in 32.
+        (DType::I32, DType::I16 | DType::U16) => chunks::<4, 2>(src, dst, |[a, b, _, _]| [a, b]),
         _ => {
             for i in 0..numel {
                 write_scalar(to, dst, i, read_scalar(from, src, i)?)?;
@@ -142,6 +144,19 @@ pub fn cast_bytes(src: &[u8], from: DType, dst: &mut [u8], to: DType, numel: usi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_of_16_bits_keep_their_lower_half() {
+        let src = [0, 65535, -1, 70000, -32768];
+        for to in [DType::U16, DType::I16] {
+            let (mut out, mut expected) = ([0u8; 10], [0u8; 10]);
+            cast_bytes(bytemuck::cast_slice(&src), DType::I32, &mut out, to, 5).unwrap();
+            for (i, v) in src.iter().enumerate() {
+                write_scalar(to, &mut expected, i, Scalar::Int(i64::from(*v))).unwrap();
+            }
+            assert_eq!(out, expected);
+        }
+    }
 
     #[test]
     fn floats_truncate_and_saturate() {

@@ -110,6 +110,15 @@ impl Data {
     }
 }
 
+/// Writes the columns of `rows`, elements of `W` bytes, one to each of `columns`.
+fn columns_of<'a, const W: usize>(rows: &[u8], row_bytes: usize, columns: impl Iterator<Item = &'a mut [u8]>) {
+    for (c, column) in columns.enumerate() {
+        for (to, row) in column.as_chunks_mut::<W>().0.iter_mut().zip(rows.chunks_exact(row_bytes)) {
+            to.copy_from_slice(&row[c * W..][..W]);
+        }
+    }
+}
+
 fn read_transposed(source: &dyn TensorSource, out: &mut [u8]) -> Result<(), SourceError> {
     let failed = |reason: String| SourceError::Failed { what: source.label().to_owned(), reason };
     let &[rows, columns] = source.shape() else {
@@ -128,11 +137,13 @@ fn read_transposed(source: &dyn TensorSource, out: &mut [u8]) -> Result<(), Sour
         let count = TRANSPOSED_AT_ONCE.min(rows - start);
         let some = &mut some[..count * row_bytes];
         source.read_rows(start..start + count, some)?;
-        for (c, column) in out.chunks_exact_mut(rows * width).enumerate() {
-            let part = &mut column[start * width..][..count * width];
-            for (to, row) in part.chunks_exact_mut(width).zip(some.chunks_exact(row_bytes)) {
-                to.copy_from_slice(&row[c * width..][..width]);
-            }
+        let columns = out.chunks_exact_mut(rows * width).map(|column| &mut column[start * width..][..count * width]);
+        // A copy of a length that the compiler knows is one instruction.
+        match width {
+            1 => columns_of::<1>(some, row_bytes, columns),
+            2 => columns_of::<2>(some, row_bytes, columns),
+            4 => columns_of::<4>(some, row_bytes, columns),
+            _ => return Err(failed(format!("found elements of {width} bytes, expected 1, 2 or 4"))),
         }
     }
     Ok(())
