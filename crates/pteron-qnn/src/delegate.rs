@@ -11,7 +11,7 @@ use pteron_tensor::{Shape, View, ViewMut};
 use crate::error::QnnError;
 use crate::graph::Encoding;
 use crate::host::{
-    BinaryInfo, ContextId, GraphInfo, Host, HostOptions, ProfileLevel, ProfileUnit, QnnLibrary, Sdk, TensorInfo,
+    BinaryInfo, ContextId, GraphInfo, HostOptions, ProfileLevel, ProfileUnit, QnnLibrary, Sdk, TensorInfo,
 };
 use crate::names::{parse_input, parse_output};
 use crate::payload::Payload;
@@ -46,9 +46,8 @@ impl QnnBackend {
     }
 
     fn library(&self) -> Result<Arc<dyn QnnLibrary>, QnnError> {
-        let open = || -> Result<Arc<dyn QnnLibrary>, QnnError> {
-            Ok(Arc::new(Host::open(HostOptions::new(Sdk::find(self.sdk.as_deref())?)?)?))
-        };
+        let open =
+            || -> Result<Arc<dyn QnnLibrary>, QnnError> { HostOptions::new(Sdk::find(self.sdk.as_deref())?)?.open() };
         self.library.get_or_init(open).clone()
     }
 

@@ -4,7 +4,7 @@
 //! tensors; [`soc`] is the table of systems on chip; [`payload`] and [`spec`] are what a program carries; [`partition`] and
 //! [`lower`] make graphs of ours. None of these needs the library.
 //!
-//! [`QnnLibrary`] is what the library does for the rest, and [`Host`] the one that does it: the library is opened in a process
+//! [`QnnLibrary`] is what the library does for the rest, and [`HostOptions::open`] gives it: the library is opened in a process
 //! of its own ([`serve`]), so that its crashes and what it prints stay there. [`QnnBackend`] is the backend that
 //! [`pteron_exec`] calls.
 
@@ -28,9 +28,9 @@ mod worker;
 pub use delegate::{BACKEND_ID, QnnBackend};
 pub use error::QnnError;
 pub use host::{
-    BACKEND, BinaryInfo, ComposeOptions, ComposeStage, Composed, ContextId, GraphInfo, Host, HostOptions, LibraryInfo,
-    OTHERS, Optimization, Origin, ProfileEvent, ProfileLevel, ProfileUnit, QnnLibrary, SDK_VARIABLE, SYSTEM, Sdk,
-    TensorInfo, Verdict, Version, WHEEL, WORKER_VARIABLE, WorkerCommand,
+    BACKEND, BinaryInfo, ComposeOptions, ComposeStage, Composed, ContextId, GraphInfo, HostOptions, LibraryInfo,
+    OTHERS, Optimization, Origin, ProfileEvent, ProfileLevel, ProfileUnit, QnnCompiler, QnnLibrary, SDK_VARIABLE,
+    SYSTEM, Sdk, TensorInfo, Verdict, Version, WHEEL, WORKER_VARIABLE, WorkerCommand,
 };
 pub use selftest::{SelfTest, self_test};
 pub use worker::{WORKER_ARGUMENT, serve};

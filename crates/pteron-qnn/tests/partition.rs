@@ -11,8 +11,7 @@ use pteron_qnn::payload::{Payload, write_payload};
 use pteron_qnn::soc::Soc;
 use pteron_qnn::spec::{COMPILE_SPEC, CompileSpec, HtpOptions};
 use pteron_qnn::{
-    BinaryInfo, ComposeOptions, ComposeStage, Composed, ContextId, GraphInfo, LibraryInfo, ProfileEvent, ProfileLevel,
-    QnnError, QnnLibrary, Verdict, Version,
+    BinaryInfo, ComposeOptions, ComposeStage, Composed, GraphInfo, LibraryInfo, QnnCompiler, QnnError, Verdict, Version,
 };
 
 /// Bytes that each of its graphs spills, by the length of its name.
@@ -39,17 +38,9 @@ impl Fake {
     }
 }
 
-fn none<T>() -> Result<T, QnnError> {
-    Err(QnnError::Worker("there is no library".to_owned()))
-}
-
-impl QnnLibrary for Fake {
+impl QnnCompiler for Fake {
     fn info(&self) -> &LibraryInfo {
         &self.info
-    }
-
-    fn supported_operations(&self) -> Result<Vec<String>, QnnError> {
-        none()
     }
 
     fn validate(&self, graph: &QnnGraph, nodes: &[usize], _: Soc) -> Result<Vec<Verdict>, QnnError> {
@@ -97,25 +88,6 @@ impl QnnLibrary for Fake {
             soc_model: None,
             graphs: std::str::from_utf8(binary).unwrap().split(',').map(graph).collect(),
         })
-    }
-
-    fn load(&self, _: &[u8], _: Option<Soc>) -> Result<(ContextId, BinaryInfo), QnnError> {
-        none()
-    }
-
-    fn execute(
-        &self,
-        _: ContextId,
-        _: &str,
-        _: &[&[u8]],
-        _: &mut [&mut [u8]],
-        _: ProfileLevel,
-    ) -> Result<Vec<ProfileEvent>, QnnError> {
-        none()
-    }
-
-    fn unload(&self, _: ContextId) -> Result<(), QnnError> {
-        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pteron_qnn::soc::{DEFAULT_SOC, Soc};
-use pteron_qnn::{Host, HostOptions, LibraryInfo, QnnError, QnnLibrary, Sdk, SelfTest, self_test};
+use pteron_qnn::{HostOptions, LibraryInfo, QnnError, Sdk, SelfTest, self_test};
 
 /// How the libraries come to this machine, a line each.
 pub const HOW_TO_GET: [&str; 3] = [
@@ -46,10 +46,10 @@ pub fn qnn(sdk: Option<&Path>) -> QnnReport {
 fn examine(sdk: Option<&Path>, report: &mut QnnReport) -> Result<(), QnnError> {
     let sdk = Sdk::find(sdk)?;
     report.sdk = Some(sdk.clone());
-    let host = Host::open(HostOptions::new(sdk)?)?;
+    let host = HostOptions::new(sdk)?.open()?;
     report.info = Some(host.info().clone());
     report.operations = Some(host.supported_operations()?.len());
     let soc = Soc::by_name(DEFAULT_SOC).ok_or_else(|| QnnError::Mismatch(format!("{DEFAULT_SOC} is no system")))?;
-    report.test = Some(self_test(&host, soc)?);
+    report.test = Some(self_test(host.as_ref(), soc)?);
     Ok(())
 }

@@ -402,7 +402,7 @@ impl<'p> Exporter<'p> {
         let library = options.as_ref().map_or(Ok(None), qnn::library)?;
         let mut captured = self.build(warnings)?;
         if let (Some(options), Some(library)) = (options, library) {
-            self.lower_qnn(&options, &library, &mut captured, warnings)?;
+            self.lower_qnn(&options, library.as_ref(), &mut captured, warnings)?;
             return Ok(captured);
         }
         self.tell(Progress::Lowering);

@@ -3,6 +3,7 @@
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use pteron::ir::parse;
 use pteron::program_format::{EmitOptions, emit};
@@ -10,7 +11,7 @@ use pteron::qnn::graph::{DataType, Encoding, QnnGraph, QnnNode, QnnTensor, Tenso
 use pteron::qnn::payload::write_payload;
 use pteron::qnn::soc::Soc;
 use pteron::qnn::spec::{CompileSpec, HtpOptions};
-use pteron::qnn::{ComposeOptions, Host, HostOptions, Origin, QnnLibrary, Sdk, WorkerCommand, names};
+use pteron::qnn::{ComposeOptions, HostOptions, Origin, QnnLibrary, Sdk, WorkerCommand, names};
 use pteron_testkit::{QNN_RELEASES, qnn_libraries};
 use serde_json::json;
 use support::pteron;
@@ -59,14 +60,14 @@ fn doctor_with_the_library() {
     assert!(text.contains("one addition for SM8650") && text.contains("right"), "{text}");
 }
 
-fn host(folder: &Path) -> Host {
+fn host(folder: &Path) -> Arc<dyn QnnLibrary> {
     let sdk = Sdk::at(folder, Origin::Argument).unwrap();
     let worker = WorkerCommand::new(env!("CARGO_BIN_EXE_pteron"));
-    Host::open(HostOptions { sdk, worker, timeout: HostOptions::DEFAULT_TIMEOUT }).unwrap()
+    HostOptions { sdk, worker, timeout: HostOptions::DEFAULT_TIMEOUT }.open().unwrap()
 }
 
 /// `y = x + x` for SM8650, as a context binary.
-fn context(host: &Host) -> Vec<u8> {
+fn context(host: &dyn QnnLibrary) -> Vec<u8> {
     let mut g = QnnGraph::new("forward");
     let tensor = |name: String, kind, scale| QnnTensor {
         name,
@@ -105,7 +106,7 @@ fn program(context: &[u8], soc: &str) -> Vec<u8> {
 fn a_program_of_the_tensor_processor() {
     let Some(folder) = qnn_libraries("a_program_of_the_tensor_processor", QNN_RELEASES[0]) else { return };
     let dir = tempfile::tempdir().unwrap();
-    let context = context(&host(&folder));
+    let context = context(host(&folder).as_ref());
     std::fs::write(dir.path().join("m.pte"), program(&context, "SM8650")).unwrap();
     let calls = json!([[{"dtype": "uint8", "shape": [1, 4], "data": [0, 1, 77, 255]}]]);
     std::fs::write(dir.path().join("calls.json"), calls.to_string()).unwrap();

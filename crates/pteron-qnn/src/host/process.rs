@@ -2,17 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use pteron_tensor::{SharedBytes, SourceError};
 
 use super::connection::Connection;
-use super::sdk::Sdk;
+use super::options::HostOptions;
 use super::types::{
-    BinaryInfo, ComposeOptions, ComposeStage, Composed, ContextId, LibraryInfo, ProfileEvent, ProfileLevel, QnnLibrary,
-    Verdict,
+    BinaryInfo, ComposeOptions, ComposeStage, Composed, ContextId, LibraryInfo, ProfileEvent, ProfileLevel,
+    QnnCompiler, QnnLibrary, Verdict,
 };
-use super::worker_command::WorkerCommand;
 use crate::error::QnnError;
 use crate::graph::{QnnGraph, QnnTensor, TensorKind};
 use crate::payload::Payload;
@@ -20,31 +18,6 @@ use crate::room::{Room, SealedRoom};
 use crate::soc::Soc;
 use crate::worker::message::{Request, level_code, read_binary, read_event, read_stage, read_verdict, write_options};
 use crate::worker::wire::{Reader, Writer, write_graph};
-
-/// How the library is opened.
-#[derive(Debug, Clone)]
-pub struct HostOptions {
-    /// Where it lies.
-    pub sdk: Sdk,
-    /// How its process is started.
-    pub worker: WorkerCommand,
-    /// The longest time that the library may take for one call, or for one stage of a compilation.
-    pub timeout: Duration,
-}
-
-impl HostOptions {
-    /// Long enough to finalize a model of billions of parameters.
-    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3600);
-
-    /// The library of `sdk`, with the worker that [`WorkerCommand::find`] finds.
-    ///
-    /// # Errors
-    /// [`QnnError::Worker`] if none is found.
-    pub fn new(sdk: Sdk) -> Result<HostOptions, QnnError> {
-        let worker = WorkerCommand::find().map_err(QnnError::Worker)?;
-        Ok(HostOptions { sdk, worker, timeout: HostOptions::DEFAULT_TIMEOUT })
-    }
-}
 
 /// A context that was loaded.
 #[derive(Debug)]
@@ -75,7 +48,7 @@ impl std::fmt::Debug for State {
 
 /// Qualcomm's library in worker processes.
 #[derive(Debug)]
-pub struct Host {
+pub(super) struct Host {
     options: HostOptions,
     info: LibraryInfo,
     state: Mutex<State>,
@@ -177,15 +150,10 @@ impl Host {
     ///
     /// # Errors
     /// [`QnnError`]: the worker cannot be started, the file is not a QNN library or lacks a function, it crashes.
-    pub fn open(options: HostOptions) -> Result<Host, QnnError> {
+    pub(super) fn open(options: HostOptions) -> Result<Host, QnnError> {
         let mut state = State::default();
         let info = state.connection(&options, None)?.1.info.clone();
         Ok(Host { options, info, state: Mutex::new(state) })
-    }
-
-    /// How it was opened.
-    pub fn options(&self) -> &HostOptions {
-        &self.options
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -227,18 +195,9 @@ impl State {
     }
 }
 
-impl QnnLibrary for Host {
+impl QnnCompiler for Host {
     fn info(&self) -> &LibraryInfo {
         &self.info
-    }
-
-    fn supported_operations(&self) -> Result<Vec<String>, QnnError> {
-        let request = Request::Operations;
-        let ask = |c: &mut Connection| {
-            let answer = c.ask(request, &[], &[], &mut |_| {})?;
-            c.read(request, &answer.head, |r| r.list(Reader::str))
-        };
-        Ok(self.with(self.any(), ask)?.0)
     }
 
     fn validate(&self, graph: &QnnGraph, nodes: &[usize], soc: Soc) -> Result<Vec<Verdict>, QnnError> {
@@ -304,6 +263,17 @@ impl QnnLibrary for Host {
         let ask = |c: &mut Connection| {
             let answer = c.ask(request, &[], &[binary], &mut |_| {})?;
             c.read(request, &answer.head, read_binary)
+        };
+        Ok(self.with(self.any(), ask)?.0)
+    }
+}
+
+impl QnnLibrary for Host {
+    fn supported_operations(&self) -> Result<Vec<String>, QnnError> {
+        let request = Request::Operations;
+        let ask = |c: &mut Connection| {
+            let answer = c.ask(request, &[], &[], &mut |_| {})?;
+            c.read(request, &answer.head, |r| r.list(Reader::str))
         };
         Ok(self.with(self.any(), ask)?.0)
     }

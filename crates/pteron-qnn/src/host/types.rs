@@ -289,17 +289,11 @@ impl ProfileUnit {
     }
 }
 
-/// Qualcomm's library, wherever it runs. [`crate::Host`] is the one in a worker process; tests of what stands above may have
-/// another.
-pub trait QnnLibrary: Send + Sync + fmt::Debug {
+/// What Qualcomm's library does to make a program. [`crate::HostOptions::open`] gives the one in a worker process; tests of what
+/// stands above may have another.
+pub trait QnnCompiler: Send + Sync + fmt::Debug {
     /// What the library says of itself.
     fn info(&self) -> &LibraryInfo;
-
-    /// Names of the operators that it knows, sorted.
-    ///
-    /// # Errors
-    /// [`QnnError`].
-    fn supported_operations(&self) -> Result<Vec<String>, QnnError>;
 
     /// Asks for nodes of a graph, compiled for `soc`, whether they can be in it: a verdict each, in order. The graph may be
     /// incomplete in all but what these nodes name. Constants of more than a few KiB are not handed over; the library looks
@@ -325,6 +319,15 @@ pub trait QnnLibrary: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`QnnError`]: not a context binary, or the system library is not there.
     fn inspect(&self, binary: &[u8]) -> Result<BinaryInfo, QnnError>;
+}
+
+/// All that Qualcomm's library does, in a worker process.
+pub trait QnnLibrary: QnnCompiler {
+    /// Names of the operators that it knows, sorted.
+    ///
+    /// # Errors
+    /// [`QnnError`].
+    fn supported_operations(&self) -> Result<Vec<String>, QnnError>;
 
     /// Loads a context binary for a device of the system `soc`, and gives what it says of itself.
     ///

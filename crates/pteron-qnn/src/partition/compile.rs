@@ -10,7 +10,7 @@ use super::{
 use super::{ShardError, shard, tag_io};
 use crate::error::QnnError;
 use crate::graph::QnnGraph;
-use crate::host::{ComposeOptions, ComposeStage, QnnLibrary};
+use crate::host::{ComposeOptions, ComposeStage, QnnCompiler};
 use crate::lower::{LinearForm, lower};
 use crate::soc::Soc;
 use crate::spec::{COMPILE_SPEC, CompileSpec, HtpOptions};
@@ -141,7 +141,7 @@ pub struct Together {
 /// [`CompileError`]; the module is then not to be used.
 pub fn compile(
     module: &mut Module,
-    library: &dyn QnnLibrary,
+    library: &dyn QnnCompiler,
     options: &CompileOptions<'_>,
     specs: &dyn Fn(Together) -> CompileSpecs,
     progress: &mut dyn FnMut(ComposeStage),

@@ -1,6 +1,6 @@
 //! Which nodes of a quantized graph Qualcomm's library takes, and the graph with its parts as delegates.
 //!
-//! Every node is lowered and shown to the library ([`QnnLibrary::validate`]); nodes that it takes are joined into parts of which
+//! Every node is lowered and shown to the library ([`QnnCompiler::validate`]); nodes that it takes are joined into parts of which
 //! none waits for another that waits for it. What stays outside is reported with the reason.
 
 mod apply;
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pteron_ir::{BufferId, Def, Graph, Module, NodeId, Op, ValueId};
 
 use crate::error::QnnError;
-use crate::host::{QnnLibrary, Verdict};
+use crate::host::{QnnCompiler, Verdict};
 use crate::lower::{Boundary, LinearForm, is_dequantize, is_quantization, lower};
 use crate::soc::Soc;
 
@@ -44,7 +44,7 @@ const MAX_ROUNDS: usize = 64;
 pub fn plan(
     module: &Module,
     graph: &Graph,
-    library: &dyn QnnLibrary,
+    library: &dyn QnnCompiler,
     soc: Soc,
     form: LinearForm,
 ) -> Result<Plan, QnnError> {

@@ -1,11 +1,12 @@
 //! A small quantized graph, and the library opened for tests.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pteron_qnn::graph::{DataType, Encoding, QnnGraph, QnnNode, QnnTensor, ScaleOffset, TensorKind};
 use pteron_qnn::soc::Soc;
-use pteron_qnn::{Host, HostOptions, Origin, QnnError, Sdk, WorkerCommand};
+use pteron_qnn::{HostOptions, Origin, QnnError, QnnLibrary, Sdk, WorkerCommand};
 
 pub(crate) const IN: usize = 16;
 pub(crate) const OUT: usize = 4;
@@ -26,8 +27,8 @@ pub(crate) fn options(folder: &Path, fault: Option<&str>) -> HostOptions {
     HostOptions { sdk, worker, timeout: Duration::from_secs(120) }
 }
 
-pub(crate) fn host(folder: &Path) -> Host {
-    Host::open(options(folder, None)).unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+pub(crate) fn host(folder: &Path) -> Arc<dyn QnnLibrary> {
+    options(folder, None).open().unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
 }
 
 pub(crate) fn sentence(error: &QnnError) -> String {

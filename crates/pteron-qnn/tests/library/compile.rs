@@ -1,12 +1,12 @@
 //! What works, in every release.
 
 use pteron_qnn::graph::{DataType, TensorKind};
-use pteron_qnn::{ComposeOptions, ComposeStage, Host, ProfileLevel, QnnLibrary, Verdict};
+use pteron_qnn::{ComposeOptions, ComposeStage, ProfileLevel, QnnLibrary, Verdict};
 use pteron_testkit::{QNN_RELEASES, qnn_libraries};
 
 use crate::common::{OUT, ROWS, expected, host, input, linear, soc};
 
-fn run(host: &Host, binary: &[u8], graph: &str) -> Vec<u8> {
+fn run(host: &dyn QnnLibrary, binary: &[u8], graph: &str) -> Vec<u8> {
     let (context, _) = host.load(binary, Some(soc())).expect("the context was just made");
     let mut out = vec![0u8; ROWS * OUT];
     let done = host.execute(context, graph, &[&input()], &mut [&mut out], ProfileLevel::Off);
@@ -51,7 +51,7 @@ fn from_graph_to_numbers(test: &str, release: &str) {
     assert_eq!(x.encoding, graphs[1].tensors[0].encoding);
 
     for graph in ["prefill_forward", "kv_forward"] {
-        let found = run(&host, composed.binary(), graph);
+        let found = run(host.as_ref(), composed.binary(), graph);
         for (found, expected) in found.iter().zip(expected()) {
             assert!(found.abs_diff(expected) <= 1, "{graph}: {found} against {expected}");
         }

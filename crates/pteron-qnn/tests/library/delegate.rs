@@ -8,7 +8,7 @@ use pteron_qnn::graph::{DataType, Encoding, QnnGraph, QnnNode, QnnTensor, Tensor
 use pteron_qnn::payload::write_payload;
 use pteron_qnn::soc::Soc;
 use pteron_qnn::spec::{BackendKind, COMPILE_SPEC, CompileSpec, HtpOptions};
-use pteron_qnn::{BACKEND_ID, ComposeOptions, Host, ProfileLevel, QnnBackend, QnnLibrary, names};
+use pteron_qnn::{BACKEND_ID, ComposeOptions, ProfileLevel, QnnBackend, QnnLibrary, names};
 use pteron_tensor::{DType, Shape, Tensor};
 use pteron_testkit::{QNN_RELEASES, qnn_libraries};
 
@@ -27,7 +27,7 @@ fn spec(soc: Soc) -> CompileSpec {
     CompileSpec::for_soc(soc, HtpOptions::default())
 }
 
-fn compose(host: &Host, graphs: &[QnnGraph]) -> Vec<u8> {
+fn compose(host: &dyn QnnLibrary, graphs: &[QnnGraph]) -> Vec<u8> {
     host.compose(graphs, &ComposeOptions::new(soc()), &mut |_| {}).expect("it compiles").binary().to_vec()
 }
 
@@ -58,8 +58,8 @@ fn call(d: &mut dyn DelegateInstance, method: &str, inputs: &[Tensor], sizes: &[
 fn a_payload_gives_what_the_library_gives() {
     let test = "a_payload_gives_what_the_library_gives";
     let Some(folder) = qnn_libraries(test, QNN_RELEASES[0]) else { return };
-    let host = Arc::new(host(&folder));
-    let binary = compose(&host, &[linear("prefill_forward"), linear("kv_forward")]);
+    let host = host(&folder);
+    let binary = compose(host.as_ref(), &[linear("prefill_forward"), linear("kv_forward")]);
     let (context, _) = host.load(&binary, Some(soc())).expect("it was just made");
     let mut expected = vec![0u8; ROWS * OUT];
     host.execute(context, "kv_forward", &[&input()], &mut [&mut expected], ProfileLevel::Off).expect("it runs");
@@ -120,8 +120,8 @@ fn accumulator() -> QnnGraph {
 #[test]
 fn mutable_buffers_live_from_call_to_call() {
     let Some(folder) = qnn_libraries("mutable_buffers_live_from_call_to_call", QNN_RELEASES[0]) else { return };
-    let host = Arc::new(host(&folder));
-    let binary = compose(&host, &[accumulator()]);
+    let host = host(&folder);
+    let binary = compose(host.as_ref(), &[accumulator()]);
     let backend = QnnBackend::with_library(host);
     let mut instance = prepare(&backend, &delegate(&binary, &spec(soc()))).expect("it is prepared");
     let x = [u8s(&[1, 4], &[101, 102, 100, 90])];
@@ -138,8 +138,8 @@ fn mutable_buffers_live_from_call_to_call() {
 #[test]
 fn what_cannot_be_prepared_is_a_sentence() {
     let Some(folder) = qnn_libraries("what_cannot_be_prepared_is_a_sentence", QNN_RELEASES[0]) else { return };
-    let host = Arc::new(host(&folder));
-    let binary = compose(&host, &[linear("forward")]);
+    let host = host(&folder);
+    let binary = compose(host.as_ref(), &[linear("forward")]);
     let backend = QnnBackend::with_library(host);
     let good = delegate(&binary, &spec(soc()));
 
@@ -175,8 +175,8 @@ fn without_the_library() {
 #[test]
 fn a_crash_within_a_program_is_a_sentence() {
     let Some(folder) = qnn_libraries("a_crash_within_a_program_is_a_sentence", QNN_RELEASES[0]) else { return };
-    let host = Arc::new(Host::open(options(&folder, Some("crash@execute"))).expect("it opens"));
-    let binary = compose(&host, &[linear("forward")]);
+    let host = options(&folder, Some("crash@execute")).open().expect("it opens");
+    let binary = compose(host.as_ref(), &[linear("forward")]);
     let backend = QnnBackend::with_library(host);
     let mut instance = prepare(&backend, &delegate(&binary, &spec(soc()))).expect("it is prepared");
     let text = call(instance.as_mut(), "forward", &[u8s(&[ROWS, IN], &input())], &[ROWS, OUT]);

@@ -1,10 +1,11 @@
 //! What goes wrong is one sentence, and the next call works where it can.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pteron_qnn::graph::{DataType, Encoding};
 use pteron_qnn::soc::Soc;
-use pteron_qnn::{ComposeOptions, Host, HostOptions, Origin, ProfileLevel, QnnError, QnnLibrary, Sdk, Verdict};
+use pteron_qnn::{ComposeOptions, HostOptions, Origin, ProfileLevel, QnnError, QnnLibrary, Sdk, Verdict};
 use pteron_testkit::{QNN_RELEASES, qnn_libraries, skip};
 
 use crate::common::{OUT, ROWS, host, input, linear, options, sentence, soc};
@@ -90,9 +91,9 @@ fn verdicts_of_2_51() {
     verdicts("verdicts_of_2_51", QNN_RELEASES[2]);
 }
 
-fn with_fault(test: &str, fault: &str, timeout: Duration) -> Option<Result<Host, QnnError>> {
+fn with_fault(test: &str, fault: &str, timeout: Duration) -> Option<Result<Arc<dyn QnnLibrary>, QnnError>> {
     let folder = qnn_libraries(test, QNN_RELEASES[0])?;
-    Some(Host::open(HostOptions { timeout, ..options(&folder, Some(fault)) }))
+    Some(HostOptions { timeout, ..options(&folder, Some(fault)) }.open())
 }
 
 const LONG: Duration = Duration::from_secs(120);
@@ -146,7 +147,7 @@ fn what_the_library_prints_does_not_mix_with_answers() {
 fn files_that_are_not_the_library() {
     let folder = tempfile::tempdir().expect("a folder");
     let library = folder.path().join("libQnnHtp.so");
-    let open = || Host::open(options(folder.path(), None));
+    let open = || options(folder.path(), None).open();
     std::fs::write(&library, b"#!/bin/sh\n").expect("a file");
     refused(open(), &["libQnnHtp.so: it cannot be opened"]);
 
@@ -182,7 +183,7 @@ fn a_worker_that_is_not_there_or_not_one() {
     std::fs::write(folder.path().join("libQnnHtp.so"), b"").expect("a file");
     let mut options = options(folder.path(), None);
     options.worker.program = folder.path().join("none");
-    refused(Host::open(options.clone()), &["the worker process of Qualcomm's library cannot be started"]);
+    refused(options.clone().open(), &["the worker process of Qualcomm's library cannot be started"]);
     options.worker.program = "/bin/false".into();
-    refused(Host::open(options), &["ended its process (exit code 1) while it was asked to open its backend"]);
+    refused(options.open(), &["ended its process (exit code 1) while it was asked to open its backend"]);
 }

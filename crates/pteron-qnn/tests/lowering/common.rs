@@ -10,7 +10,7 @@ use pteron_qnn::lower::LinearForm;
 use pteron_qnn::partition::{CompileError, CompileOptions, Compiled, compile, compile_specs};
 use pteron_qnn::soc::Soc;
 use pteron_qnn::spec::HtpOptions;
-use pteron_qnn::{ComposeOptions, Host, HostOptions, Origin, QnnBackend, QnnLibrary, Sdk, WorkerCommand};
+use pteron_qnn::{ComposeOptions, HostOptions, Origin, QnnBackend, QnnLibrary, Sdk, WorkerCommand};
 use pteron_quant::pt2e::{Calibration, PreparedGraph};
 use pteron_testkit::{QNN_RELEASES, qnn_libraries};
 
@@ -21,14 +21,15 @@ pub(crate) fn soc() -> Soc {
 /// The libraries of all releases, each by its name: no test's verdict depends on which it is. Where the first one is not there,
 /// the skip log says so and there are none.
 pub(crate) fn libraries(test: &str) -> Vec<(&'static str, Arc<dyn QnnLibrary>)> {
-    let open = |release| qnn_libraries(test, release).map(|f| (release, Arc::new(open(&f)) as Arc<dyn QnnLibrary>));
+    let open = |release| qnn_libraries(test, release).map(|f| (release, open(&f)));
     QNN_RELEASES.into_iter().map_while(open).collect()
 }
 
-pub(crate) fn open(folder: &Path) -> Host {
+pub(crate) fn open(folder: &Path) -> Arc<dyn QnnLibrary> {
     let sdk = Sdk::at(folder, Origin::Argument).unwrap();
     let worker = WorkerCommand::new(env!("CARGO_BIN_EXE_pteron-qnn-worker"));
-    Host::open(HostOptions { sdk, worker, timeout: Duration::from_secs(300) })
+    HostOptions { sdk, worker, timeout: Duration::from_secs(300) }
+        .open()
         .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
 }
 

@@ -1,6 +1,7 @@
 //! Exports for Qualcomm's tensor processors: the static forms, their quantization, and context binaries.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use pteron_ir::{MetaValue, Module};
@@ -14,7 +15,7 @@ use pteron_qnn::partition::{
 };
 use pteron_qnn::soc::Soc;
 use pteron_qnn::spec::{HtpOptions, PerformanceMode, Precision};
-use pteron_qnn::{ComposeOptions, ComposeStage, Host, HostOptions, Optimization, QnnLibrary, Sdk};
+use pteron_qnn::{ComposeOptions, ComposeStage, HostOptions, Optimization, QnnLibrary, Sdk};
 use pteron_tensor::DType;
 
 use super::{Captured, Exporter, Progress};
@@ -156,12 +157,12 @@ pub struct QnnReport {
 }
 
 /// Qualcomm's library, unless the export does without it.
-pub(super) fn library(q: &QnnOptions) -> Result<Option<Host>, Error> {
+pub(super) fn library(q: &QnnOptions) -> Result<Option<Arc<dyn QnnLibrary>>, Error> {
     if q.on_cpu {
         return Ok(None);
     }
     let sdk = Sdk::find(q.sdk.as_deref()).map_err(qnn)?;
-    Ok(Some(Host::open(HostOptions::new(sdk).map_err(qnn)?).map_err(qnn)?))
+    Ok(Some(HostOptions::new(sdk).map_err(qnn)?.open().map_err(qnn)?))
 }
 
 fn qnn(e: impl std::fmt::Display) -> Error {
@@ -245,7 +246,7 @@ impl Exporter<'_> {
     pub(super) fn lower_qnn(
         &mut self,
         q: &QnnOptions,
-        library: &Host,
+        library: &dyn QnnLibrary,
         captured: &mut Captured,
         warnings: &mut Vec<String>,
     ) -> Result<(), Error> {
@@ -290,7 +291,7 @@ impl Exporter<'_> {
         }
         self.tell(Progress::Lowering);
         quantize::lower(module)?;
-        captured.qnn = Some(report(q, QnnLibrary::info(library).build.clone(), &compiled, seconds));
+        captured.qnn = Some(report(q, library.info().build.clone(), &compiled, seconds));
         Ok(())
     }
 
