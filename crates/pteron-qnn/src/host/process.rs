@@ -230,9 +230,10 @@ impl QnnCompiler for Host {
         let mut constants = Constants::default();
         let is_static = |t: &QnnTensor| t.kind == TensorKind::Static;
         let places: Vec<_> = graphs.iter().map(|g| (g, constants.places(g, is_static))).collect();
-        let no_room =
-            |e: std::io::Error| QnnError::Worker(format!("there is no memory for the graphs' constants: {e}"));
-        let mut room = Room::new(constants.end.max(1)).map_err(no_room)?;
+        let no_room = |e: std::io::Error| {
+            QnnError::Data(format!("there is no memory for the graphs' constants ({} bytes): {e}", constants.end))
+        };
+        let mut room = Room::new(constants.end).map_err(no_room)?;
         constants.write(room.bytes())?;
         let room = room.seal(constants.end).map_err(no_room)?;
         let mut w = Writer::default();
