@@ -375,6 +375,8 @@ impl Session {
     ) -> Result<Vec<(String, u64)>, Failure> {
         let configs = graph_configs(options);
         let mut finalize_us = Vec::new();
+        // One address for all of them: graphs, and tensors of one graph, have constants between them.
+        let (base, len) = (data.as_mut_ptr(), data.len());
         for ReceivedGraph { graph, places } in graphs {
             progress(&ComposeStage::Composing { graph: graph.name.clone() });
             let (mut handle, name) = (ptr::null_mut(), keep.name(&graph.name));
@@ -382,10 +384,9 @@ impl Session {
             self.check(code, &format!("make the graph `{}`", graph.name))?;
             let mut tensors = Vec::new();
             for (t, place) in graph.tensors.iter().zip(&places) {
-                let bytes = place.clone().and_then(|place| data.get_mut(place)).unwrap_or_default();
-                let buffer = match bytes {
-                    [] => RawBuffer { data: ptr::null_mut(), size: 0 },
-                    some => RawBuffer { data: some.as_mut_ptr().cast(), size: some.len() as u32 },
+                let buffer = match place.as_ref().filter(|place| place.end <= len) {
+                    None => RawBuffer { data: ptr::null_mut(), size: 0 },
+                    Some(p) => RawBuffer { data: base.wrapping_add(p.start).cast(), size: p.len() as u32 },
                 };
                 let mut raw = keep.tensor_over(&described(t), buffer);
                 if t.kind != TensorKind::Null {
