@@ -386,3 +386,37 @@ fn execute(
     connection.bulk(request, outputs)?;
     connection.read(request, &answer.head, |r| r.list(read_event))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Data, DataType, Encoding};
+
+    fn graph(data: &[Data]) -> QnnGraph {
+        let mut g = QnnGraph::new("forward");
+        for (i, data) in data.iter().enumerate() {
+            let (name, dims) = (format!("w{i}"), vec![u32::try_from(data.len()).expect("few")]);
+            let (kind, dtype, encoding) = (TensorKind::Static, DataType::UInt8, Encoding::None);
+            g.add_tensor(QnnTensor { name, kind, dtype, dims, encoding, data: Some(data.clone()) });
+        }
+        g
+    }
+
+    #[test]
+    fn what_graphs_have_between_them_is_handed_over_once() {
+        let (shared, own) = (Data::from(vec![1u8; 100]), Data::from(vec![2u8; 3]));
+        // Equal bytes of another origin are another constant: they are not compared.
+        let equal = Data::from(vec![1u8; 100]);
+        let (first, second) = (graph(&[shared.clone(), own]), graph(&[equal, shared]));
+        let mut constants = Constants::default();
+        assert_eq!(constants.places(&first, |_| true), [Some(0), Some(128)]);
+        assert_eq!(constants.places(&second, |t| t.name == "w1"), [None, Some(0)]);
+        assert_eq!(constants.places(&second, |_| true), [Some(192), Some(0)]);
+        let mut out = vec![9u8; usize::try_from(constants.end).expect("few")];
+        constants.write(&mut out).expect("they are in memory");
+        assert_eq!((&out[..100], &out[100..128]), (&[1u8; 100][..], &[9u8; 28][..]));
+        assert_eq!((&out[128..132], &out[192..]), (&[2u8, 2, 2, 9][..], &[1u8; 100][..]));
+        let short = constants.write(&mut out[..200]).expect_err("the last one does not fit");
+        assert!(short.to_string().contains("no room"), "{short}");
+    }
+}
