@@ -57,6 +57,53 @@ fn blocks_are_decoded_as_ggml_decodes_them() {
     }
 }
 
+/// Codes times scales are what ggml decodes, bit for bit, for every type that has them.
+#[test]
+fn blocks_are_taken_over_as_codes() {
+    let c = Checkpoint::open(fixture("blocks.gguf")).unwrap();
+    let mut taken = Vec::new();
+    for t in c.tensors() {
+        let Encoding::Ggml(ty) = t.encoding else { panic!("{}", t.name) };
+        let blocks = c.blocks(t.name).unwrap().unwrap();
+        match blocks.codes() {
+            Ok(codes) => {
+                taken.push((ty, codes.bits(), codes.group()));
+                let half = 1i16 << (codes.bits() - 1);
+                let all = read_all(codes.codes().as_ref()).unwrap();
+                let within = |&b: &u8| (-half..half).contains(&i16::from(b.cast_signed()));
+                assert!(all.iter().all(within), "{ty}");
+                let decoded = read_all(c.get(t.name).unwrap().as_ref()).unwrap();
+                assert!(read_all(codes.dequantized().as_ref()).unwrap()[..] == decoded[..], "{ty}");
+            }
+            Err(why) => assert!(why.contains(&format!("stored as {ty}")), "{why}"),
+        }
+    }
+    taken.sort_by_key(|t| t.0.id());
+    use GgmlType as T;
+    let expected = [
+        (T::Q4_0, 4, 32),
+        (T::Q5_0, 8, 32),
+        (T::Q8_0, 8, 32),
+        (T::Q3_K, 4, 16),
+        (T::Q6_K, 8, 16),
+        (T::IQ4_NL, 8, 32),
+        (T::IQ4_XS, 8, 32),
+        (T::TQ1_0, 2, 256),
+        (T::TQ2_0, 4, 256),
+        (T::MXFP4, 8, 32),
+        (T::NVFP4, 8, 16),
+        (T::Q1_0, 2, 128),
+    ];
+    assert_eq!(taken, expected);
+    // A vector is no matrix.
+    let c = open(changed(|f| {
+        f.tensor("v", GgmlType::Q8_0.id(), &[64], vec![0; 68]);
+    }))
+    .unwrap();
+    let why = c.blocks("v").unwrap().unwrap().codes().unwrap_err();
+    assert!(why.contains("the shape [64]"), "{why}");
+}
+
 /// A small file: two tensors and a vocabulary.
 fn small() -> GgufFile {
     let mut f = GgufFile::default();

@@ -12,6 +12,7 @@
 mod bytes;
 mod cast;
 mod dtype;
+mod grouped;
 mod names;
 mod shape;
 mod source;
@@ -21,6 +22,7 @@ mod tolerance;
 pub use bytes::AlignedBytes;
 pub use cast::{Scalar, cast_bytes, read_scalar, write_scalar};
 pub use dtype::{B8, DType, Element, UnknownDType};
+pub use grouped::GroupedCodes;
 pub use names::natural_order;
 pub use shape::{DimOrder, Shape, ShapeError, checked_numel, contiguous_order, is_contiguous, strides_for};
 pub use source::{

@@ -1,6 +1,7 @@
 //! GGUF, llama.cpp's format: metadata with the tokenizer, and tensors in plain numbers or in blocks that share scales.
 
 mod blocks;
+mod codes;
 mod decode;
 mod grids;
 mod metadata;
