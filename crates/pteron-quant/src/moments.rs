@@ -5,17 +5,25 @@ use std::collections::BTreeMap;
 use pteron_exec::{NodeEvent, NodeHook, ValueRef};
 use pteron_ir::{Arg, ConstId, Def, Graph, Module, Op, ValueId};
 
-/// Mean squares of the columns that linear layers read, by the name of the layer's weight.
+use crate::weight::Inputs;
+
+/// Means and mean squares of the columns that linear layers read, by the name of the layer's weight.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moments {
-    means: BTreeMap<String, Vec<f32>>,
+    columns: BTreeMap<String, Columns>,
     rows: u64,
 }
 
+#[derive(Clone, Debug, PartialEq)]
+struct Columns {
+    means: Vec<f32>,
+    squares: Vec<f32>,
+}
+
 impl Moments {
-    /// `E[x²]` of each input column of the linear layers with the weight `name`; `None` if it was not observed.
-    pub fn of(&self, name: &str) -> Option<&[f32]> {
-        self.means.get(name).map(Vec::as_slice)
+    /// What the input columns of the linear layers with the weight `name` are like; `None` if they were not observed.
+    pub fn of(&self, name: &str) -> Option<Inputs<'_>> {
+        self.columns.get(name).map(|c| Inputs { means: &c.means, squares: &c.squares })
     }
 
     /// Rows (tokens) that a layer saw, at the most.
@@ -25,12 +33,12 @@ impl Moments {
 
     /// Weights that have moments.
     pub fn len(&self) -> usize {
-        self.means.len()
+        self.columns.len()
     }
 
     /// True if there are none.
     pub fn is_empty(&self) -> bool {
-        self.means.is_empty()
+        self.columns.is_empty()
     }
 }
 
@@ -47,7 +55,13 @@ pub struct MomentsHook {
 #[derive(Debug, Default)]
 struct Tap {
     weights: Vec<String>,
-    sums: Vec<f64>,
+    sums: Sums,
+}
+
+/// Sums of a column's values and of their squares, for each column.
+#[derive(Clone, Debug, Default)]
+struct Sums {
+    columns: Vec<[f64; 2]>,
     rows: u64,
 }
 
@@ -70,17 +84,23 @@ impl MomentsHook {
 
     /// What was gathered. A weight that several layers read has the moments of all of them.
     pub fn finish(self) -> Moments {
-        let mut sums: BTreeMap<String, (Vec<f64>, u64)> = BTreeMap::new();
-        for tap in self.taps.into_values().filter(|t| t.rows > 0) {
+        let mut all: BTreeMap<String, Sums> = BTreeMap::new();
+        for tap in self.taps.into_values().filter(|t| t.sums.rows > 0) {
             for name in tap.weights {
-                let (sum, rows) = sums.entry(name).or_insert_with(|| (vec![0.0; tap.sums.len()], 0));
-                sum.iter_mut().zip(&tap.sums).for_each(|(a, b)| *a += b);
-                *rows += tap.rows;
+                let sums = all.entry(name).or_default();
+                sums.columns.resize(tap.sums.columns.len(), [0.0; 2]);
+                for (a, b) in sums.columns.iter_mut().zip(&tap.sums.columns) {
+                    *a = [a[0] + b[0], a[1] + b[1]];
+                }
+                sums.rows += tap.sums.rows;
             }
         }
-        let rows = sums.values().map(|s| s.1).max().unwrap_or(0);
-        let mean = |(sum, rows): (Vec<f64>, u64)| sum.iter().map(|s| (s / rows as f64) as f32).collect();
-        Moments { means: sums.into_iter().map(|(name, s)| (name, mean(s))).collect(), rows }
+        let rows = all.values().map(|s| s.rows).max().unwrap_or(0);
+        let columns = |s: Sums| {
+            let mean = |k: usize| s.columns.iter().map(|c| (c[k] / s.rows as f64) as f32).collect();
+            Columns { means: mean(0), squares: mean(1) }
+        };
+        Moments { columns: all.into_iter().map(|(name, s)| (name, columns(s))).collect(), rows }
     }
 }
 
@@ -109,12 +129,13 @@ impl NodeHook for MomentsHook {
                     &wide
                 }
             };
-            tap.sums.resize(columns, 0.0);
+            tap.sums.columns.resize(columns, [0.0; 2]);
             for row in data.chunks_exact(columns) {
-                for (sum, &x) in tap.sums.iter_mut().zip(row) {
-                    *sum += f64::from(x) * f64::from(x);
+                for (sum, &x) in tap.sums.columns.iter_mut().zip(row) {
+                    let x = f64::from(x);
+                    *sum = [sum[0] + x, sum[1] + x * x];
                 }
-                tap.rows += 1;
+                tap.sums.rows += 1;
             }
         }
     }

@@ -147,7 +147,7 @@ impl LayerKind {
 /// What becomes of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerChoice {
-    /// A linear layer. `int8` has its own way to choose scales.
+    /// A linear layer. `int8` chooses scales in its own way, but for [`Algorithm::Mse`].
     Linear(LinearMode, Algorithm),
     /// An embedding.
     Embedding(EmbeddingMode, Algorithm),
@@ -408,7 +408,7 @@ impl Job {
 
     fn method<'m>(&self, moments: Option<&'m Moments>) -> Method<'m> {
         match self.choice {
-            LayerChoice::Linear(LinearMode::Int8, _) => Method::Int8,
+            LayerChoice::Linear(LinearMode::Int8, Algorithm::Affine | Algorithm::Hqq) => Method::Int8,
             LayerChoice::Linear(_, Algorithm::Affine) | LayerChoice::Embedding(_, Algorithm::Affine) => Method::Affine,
             LayerChoice::Linear(_, Algorithm::Hqq) | LayerChoice::Embedding(_, Algorithm::Hqq) => Method::Hqq,
             // A token's row of an embedding is read or not read: its columns have no inputs of their own.

@@ -107,16 +107,16 @@ pub enum WeightError {
     /// Codes that do not fit.
     #[error("codes {0}..={1} are no range for a weight; expected one within -128..=127 that holds 0 and more")]
     Range(i64, i64),
-    /// As many second moments as columns are needed.
+    /// As many means and mean squares as columns are needed.
     #[error(
-        "{label} has {columns} columns, and there are {found} second moments of its input, or one is negative or no number"
+        "{label} has {columns} columns, and there are {found} mean squares of its input, or one is negative or no number"
     )]
     Moments {
         /// The weight.
         label: TensorLabel,
         /// Columns.
         columns: usize,
-        /// Moments found.
+        /// Mean squares found.
         found: usize,
     },
 }
@@ -167,11 +167,29 @@ pub enum Method<'a> {
     Int8,
     /// [`hqq`].
     Hqq,
-    /// [`mse`], with the second moments of the input's columns if they are known.
-    Mse(Option<&'a [f32]>),
+    /// [`mse`], with what the input's columns are like if that is known.
+    Mse(Option<Inputs<'a>>),
 }
 
-/// Checks what [`rows`] needs: that the group divides the columns, that the codes are a range, and that the moments are one for
+/// What the columns of a layer's input are like, one number a column.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Inputs<'a> {
+    /// `E[x]`.
+    pub means: &'a [f32],
+    /// `E[x²]`.
+    pub squares: &'a [f32],
+}
+
+impl Inputs<'_> {
+    fn is_of(&self, columns: usize) -> bool {
+        let lengths = [self.means.len(), self.squares.len()];
+        lengths == [columns; 2]
+            && self.means.iter().all(|v| v.is_finite())
+            && self.squares.iter().all(|v| v.is_finite() && *v >= 0.0)
+    }
+}
+
+/// Checks what [`rows`] needs: that the group divides the columns, that the codes are a range, and that inputs have a number for
 /// each column. Gives the columns of a group.
 ///
 /// # Errors
@@ -184,10 +202,10 @@ pub fn check(
     method: Method<'_>,
 ) -> Result<usize, WeightError> {
     check_range(range)?;
-    if let Method::Mse(Some(m)) = method
-        && (m.len() != columns || m.iter().any(|v| !(v.is_finite() && *v >= 0.0)))
+    if let Method::Mse(Some(inputs)) = method
+        && !inputs.is_of(columns)
     {
-        return Err(WeightError::Moments { label: label.clone(), columns, found: m.len() });
+        return Err(WeightError::Moments { label: label.clone(), columns, found: inputs.squares.len() });
     }
     match group {
         0 => Ok(columns),
@@ -226,7 +244,7 @@ pub fn rows(
             }
         }
         Method::Hqq => hqq::rows(w.data, group, ends, rounds, scales, &mut changes),
-        Method::Mse(moments) => mse::rows(w.data, w.columns, group, ends, moments, scales),
+        Method::Mse(inputs) => mse::rows(w.data, w.columns, group, ends, inputs, scales),
     }
     changes
 }
@@ -300,23 +318,24 @@ pub fn hqq(
 
 /// Searches each group's scale for the least error of the layer's output.
 ///
-/// With `E[x²]` of input column `j` in `second_moments[j]` (1 for all if `None`), the expected squared error of a row's output,
-/// leaving correlations between inputs out, is `Σ_j h_j·(w_j − s·q_j)²`. Whatever the scale that the codes `q` were rounded
-/// with, the best one for them is `Σ h·w·q / Σ h·q²`: for each group, codes of scales from 0.35 to 1 times
-/// `max(w/qmax, w/qmin)`, which clips nothing, are tried, and the best of them is improved by rounding and least squares in
-/// turn, as long as the error falls. The result is never worse, in this error, than the scale of [`affine`] and the one that
-/// [`hqq`] starts with. `group` 0 is a whole row.
+/// With `μ_j = E[x_j]` and `h_j = E[x_j²] − μ_j²` of input column `j` (1 and 0 for all if `None`), the expected squared error of
+/// a row's output, leaving out how inputs vary together, is `Σ_j h_j·(w_j − s·q_j)² + (r + Σ_j μ_j·(w_j − s·q_j))²`: its second
+/// part is the square of the row's mean error, of which `r` is the share of the groups before this one. Whatever the scale that
+/// the codes `q` were rounded with, the best one for them is `(Σ h·w·q + (r + Σ μ·w)·Σ μ·q) / (Σ h·q² + (Σ μ·q)²)`: for each
+/// group, codes of scales from 0.35 to 1 times `max(w/qmax, w/qmin)`, which clips nothing, are tried, and the best of them is
+/// improved by rounding and least squares in turn, as long as the error falls. Each group's result is never worse, in this error,
+/// than the scale of [`affine`] and the one that [`hqq`] starts with. `group` 0 is a whole row.
 ///
 /// # Errors
-/// If the group does not divide the columns, the range is none, or the moments are not one for each column.
+/// If the group does not divide the columns, the range is none, or the inputs have not a number for each column.
 pub fn mse(
     label: &TensorLabel,
     w: Matrix<'_>,
     group: usize,
     range: (i64, i64),
-    second_moments: Option<&[f32]>,
+    inputs: Option<Inputs<'_>>,
 ) -> Result<QuantizedMatrix, WeightError> {
-    quantized(label, w, group, range, Method::Mse(second_moments))
+    quantized(label, w, group, range, Method::Mse(inputs))
 }
 
 #[cfg(test)]

@@ -13,6 +13,10 @@ fn data(rows: usize, columns: usize) -> Vec<f32> {
         .collect()
 }
 
+fn inputs<'a>(means: &'a [f32], squares: &'a [f32]) -> Option<Inputs<'a>> {
+    Some(Inputs { means, squares })
+}
+
 fn weighted(w: &[f32], q: &QuantizedMatrix, columns: usize, h: &[f32]) -> f64 {
     let back = q.dequantize();
     w.iter().zip(&back).enumerate().map(|(i, (a, b))| f64::from(h[i % columns]) * f64::from(a - b).powi(2)).sum()
@@ -27,7 +31,7 @@ fn mse_is_never_worse_than_the_others() {
     for range in [(-8, 7), (-7, 7), (-128, 127), (-2, 1)] {
         for group in [8, 32, 0] {
             let ones = vec![1f32; columns];
-            for (moments, h) in [(None, &ones), (Some(h.as_slice()), &h)] {
+            for (moments, h) in [(None, &ones), (inputs(&vec![0.0; columns], &h), &h)] {
                 let ours = weighted(&w, &mse(&at(), m, group, range, moments).unwrap(), columns, h);
                 let rtn = weighted(&w, &affine(&at(), m, group, range).unwrap(), columns, h);
                 assert!(ours <= rtn, "{range:?} {group}: {ours} {rtn}");
@@ -48,8 +52,30 @@ fn moments_move_the_scale() {
     h[7] = 1e-6;
     let m = Matrix::new(&at(), &w, 1, 8).unwrap();
     let plain = mse(&at(), m, 0, (-8, 7), None).unwrap();
-    let informed = mse(&at(), m, 0, (-8, 7), Some(&h)).unwrap();
+    let informed = mse(&at(), m, 0, (-8, 7), inputs(&[0.0; 8], &h)).unwrap();
     assert!(informed.scales[0] < 0.5 * plain.scales[0], "{} {}", informed.scales[0], plain.scales[0]);
+}
+
+/// Inputs that are always of one sign give outputs that are off by the same amount, token after token: the search keeps that small.
+#[test]
+fn the_mean_error_of_an_output_counts() {
+    let (rows, columns) = (16, 96);
+    let w = data(rows, columns);
+    let m = Matrix::new(&at(), &w, rows, columns).unwrap();
+    let means: Vec<f32> = (0..columns).map(|j| if j % 5 == 0 { 2.0 } else { 0.1 }).collect();
+    let squares: Vec<f32> = means.iter().map(|m| m * m + 0.2).collect();
+    let bias = |q: &QuantizedMatrix| -> f64 {
+        let back = q.dequantize();
+        let row = |r: usize| -> f64 {
+            (0..columns).map(|j| f64::from(means[j]) * f64::from(w[r * columns + j] - back[r * columns + j])).sum()
+        };
+        (0..rows).map(|r| row(r).powi(2)).sum()
+    };
+    for (range, group) in [((-8, 7), 32), ((-8, 7), 0), ((-128, 127), 0)] {
+        let blind = mse(&at(), m, group, range, inputs(&vec![0.0; columns], &squares)).unwrap();
+        let seeing = mse(&at(), m, group, range, inputs(&means, &squares)).unwrap();
+        assert!(bias(&seeing) < 0.2 * bias(&blind), "{range:?} {group}: {} {}", bias(&seeing), bias(&blind));
+    }
 }
 
 #[test]
@@ -59,7 +85,7 @@ fn zeros_have_a_scale() {
     for q in [
         affine(&at(), m, 8, (-8, 7)).unwrap(),
         hqq(&at(), m, 8, (-8, 7)).unwrap(),
-        mse(&at(), m, 8, (-8, 7), Some(&[0.0; 32])).unwrap(),
+        mse(&at(), m, 8, (-8, 7), inputs(&[0.0; 32], &[0.0; 32])).unwrap(),
         int8(&at(), m).unwrap(),
     ] {
         assert!(q.scales.iter().all(|s| *s > 0.0));
@@ -81,6 +107,6 @@ fn bad_weights_are_named() {
     assert!(said(hqq(&at(), m, 3, (-8, 7)).unwrap_err()).contains("group size 3 does not divide the 8 columns"));
     assert!(said(affine(&at(), m, 8, (-129, 7)).unwrap_err()).contains("codes -129..=7"));
     assert!(said(mse(&at(), m, 8, (1, 7), None).unwrap_err()).contains("codes 1..=7"));
-    assert!(said(mse(&at(), m, 8, (-8, 7), Some(&[1.0; 7])).unwrap_err()).contains("7 second moments"));
-    assert!(mse(&at(), m, 8, (-8, 7), Some(&[-1.0; 8])).is_err());
+    assert!(said(mse(&at(), m, 8, (-8, 7), inputs(&[0.0; 7], &[1.0; 7])).unwrap_err()).contains("7 mean squares"));
+    assert!(mse(&at(), m, 8, (-8, 7), inputs(&[0.0; 8], &[-1.0; 8])).is_err());
 }
