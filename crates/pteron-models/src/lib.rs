@@ -51,6 +51,6 @@ pub use config::{Architecture, ConfigFormat, ModelConfig, RopeConfig, RopeScalin
 pub use error::ModelError;
 pub use metadata::{SpecialTokens, parse_metadata};
 pub use names::{Parameter, parameters};
-pub use options::{BuildOptions, DYNAMIC_RESERVE, StaticOptions};
+pub use options::{BuildOptions, DYNAMIC_RESERVE, StaticKvCache, StaticOptions};
 pub use synthetic::{SyntheticSource, SyntheticWeights};
 pub use weights::{CheckpointWeights, Weights, WeightsOptions};

@@ -1,5 +1,7 @@
 //! What form of a model is built.
 
+use std::collections::BTreeMap;
+
 use pteron_ir::MetaValue;
 use pteron_tensor::DType;
 
@@ -11,6 +13,23 @@ use crate::metadata::SpecialTokens;
 /// With dynamic shapes a call takes at most `max_seq_length` less this many tokens, as in ExecuTorch's exporter
 /// (`Dim("token_dim", max=max_seq_len - 1)`), on whose bound its tools rely.
 pub const DYNAMIC_RESERVE: usize = 1;
+
+/// The scales of a cache of 8-bit codes (ExecuTorch's `StaticQuantizedKVCache`): one for each element of a head, the same for all
+/// heads and positions of a layer's keys, and of its values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StaticKvCache {
+    /// The scale where `scales` has none: `1/127` fits keys and values within −1 and 1.
+    pub scale: f32,
+    /// Scales by the cache's name, such as `model.layers.0.self_attn.kv_cache.k_cache`: `head_dim` each.
+    pub scales: BTreeMap<String, Vec<f32>>,
+}
+
+impl Default for StaticKvCache {
+    /// `export_llama`'s: `1/127` for all.
+    fn default() -> StaticKvCache {
+        StaticKvCache { scale: 1.0 / 127.0, scales: BTreeMap::new() }
+    }
+}
 
 /// What form of a model is built. The defaults are those of ExecuTorch's `export_llama`.
 #[derive(Clone, Debug)]
@@ -24,6 +43,8 @@ pub struct BuildOptions {
     /// Whether that cache holds 8-bit codes with a scale and a zero point for each token and head, which attention reads as
     /// they are. Needs `use_sdpa_with_kv_cache`.
     pub quantize_kv_cache: bool,
+    /// Keys and values as 8-bit codes whose scales are constants. Needs the cache, and it without `use_sdpa_with_kv_cache`.
+    pub static_kv_cache: Option<StaticKvCache>,
     /// Whether the number of tokens of a call may vary.
     pub dynamic_shape: bool,
     /// Tokens of one call at most; see [`DYNAMIC_RESERVE`].
@@ -45,6 +66,7 @@ impl Default for BuildOptions {
             use_kv_cache: false,
             use_sdpa_with_kv_cache: false,
             quantize_kv_cache: false,
+            static_kv_cache: None,
             dynamic_shape: true,
             max_seq_length: 128,
             max_context_length: 128,
@@ -70,6 +92,26 @@ impl BuildOptions {
         }
         if self.quantize_kv_cache && !self.use_sdpa_with_kv_cache {
             return fail("quantize_kv_cache", "true".into(), "use_sdpa_with_kv_cache as well".into());
+        }
+        if let Some(cache) = &self.static_kv_cache {
+            let option = "static_quantize_kv_cache";
+            if !self.use_kv_cache {
+                return fail(option, "true".into(), "use_kv_cache as well".into());
+            }
+            if self.use_sdpa_with_kv_cache {
+                let expected = "a cache without use_sdpa_with_kv_cache, whose operators read float caches";
+                return fail(option, "true".into(), expected.into());
+            }
+            let positive = |s: f32| s.is_finite() && s > 0.0;
+            if !positive(cache.scale) {
+                let expected = "a positive number".into();
+                return fail("static_quantize_kv_cache_scale", cache.scale.to_string(), expected);
+            }
+            let odd = |s: &&Vec<f32>| s.len() != config.head_dim || !s.iter().all(|&s| positive(s));
+            if let Some(scales) = cache.scales.values().find(odd) {
+                let expected = format!("{} positive scales for each cache (head_dim)", config.head_dim);
+                return fail(option, format!("{} scales", scales.len()), expected);
+            }
         }
         let least = if self.dynamic_shape { 1 + DYNAMIC_RESERVE } else { 1 };
         if !(least..=MAX_POSITIONS).contains(&self.max_seq_length) {

@@ -12,6 +12,7 @@ pub mod annotation;
 pub mod error;
 pub mod format;
 pub mod groups;
+pub mod kv_cache;
 pub mod moments;
 pub mod near;
 pub mod observer;

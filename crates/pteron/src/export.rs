@@ -14,7 +14,9 @@ use pteron_checkpoint::atomic::{AtomicError, AtomicFile};
 use pteron_checkpoint::{Checkpoint, GenerationConfigFile, Shown, read_limited};
 use pteron_ir::{MetaValue, Module};
 use pteron_llm::tokenizer::Tokenizer;
-use pteron_models::{BuildOptions, CheckpointWeights, ModelConfig, SpecialTokens, WeightsOptions, build};
+use pteron_models::{
+    BuildOptions, CheckpointWeights, ModelConfig, SpecialTokens, StaticKvCache, WeightsOptions, build,
+};
 use pteron_program::{Emitted, WriteError, emit};
 use pteron_pte::ParsedHead;
 use pteron_quant::moments::Moments;
@@ -229,6 +231,14 @@ impl<'p> Exporter<'p> {
         self
     }
 
+    /// Keys and values as 8-bit codes whose scales are constants, learnt from the calibration data; or, if there are none, those
+    /// that are given. Needs the cache, and it without ExecuTorch's custom operators.
+    #[must_use]
+    pub fn static_kv_cache(mut self, cache: Option<StaticKvCache>) -> Self {
+        self.options.static_kv_cache = cache;
+        self
+    }
+
     /// Whether the number of tokens of a call may vary.
     #[must_use]
     pub fn dynamic_shape(mut self, on: bool) -> Self {
@@ -427,6 +437,7 @@ impl<'p> Exporter<'p> {
         weights.configure(&mut config);
         warnings.extend(weights.warnings().iter().cloned());
         warnings.extend(self.options.warnings(&config));
+        self.learn_kv_scales(&config, &weights)?;
         let mut module = match self.qnn.clone() {
             Some(options) => self.static_module(&options, &config, &weights)?,
             None => build(&config, &weights, &self.options)?,

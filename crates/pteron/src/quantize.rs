@@ -236,7 +236,6 @@ impl Job<'_> {
             }
         }
         if prepared.needs_data(graph) {
-            let kernel_tier = Context::new(1).isa().to_string();
             if let Some(state) = self.state {
                 prepared.restore(graph, state).map_err(wrong)?;
                 let h = &state.header;
@@ -252,15 +251,7 @@ impl Job<'_> {
             } else if let Some(data) = self.data {
                 let feed = Feed { path: self.path, module: twin, windows: &data.windows, threads: self.threads };
                 feed.observe(&mut prepared, Passes::Both, &mut |done, total| progress(Step::Calibrating(done, total)))?;
-                report = Some(CalibrationReport {
-                    files: data.names.clone(),
-                    sha256: hex(&data.sha256),
-                    tokens: data.tokens(),
-                    windows: data.windows.len() as u64,
-                    window: data.window,
-                    observers: prepared.learning(graph).count(),
-                    kernel_tier,
-                });
+                report = Some(CalibrationReport::of(data, prepared.learning(graph).count()));
             } else {
                 return Err(needs_data(self.recipe));
             }

@@ -393,6 +393,43 @@ fn a_quantized_cache_is_measured_against_a_float_one() {
 }
 
 #[test]
+fn a_static_cache_learns_its_scales_from_text() {
+    let folder = folder();
+    let flag = ["-kv", "--static-quantize-kv-cache"];
+    let report = run(folder.path(), "export", &[&flag, &STATIC[2..8], &["-o", "a.pte", "--json"]]).json();
+    let quantization = &report["quantization"];
+    assert_eq!(quantization["scheme"], "static 8-bit KV cache, calibrated");
+    let kl = |report: &Value| report["quantization"]["evaluation"]["kl"].as_f64().unwrap();
+    let learnt = kl(&report);
+    assert!(learnt > 1e-9 && learnt < 0.02, "{quantization}");
+    assert!(quantization["calibration"]["tokens"].as_u64() >= Some(512), "{quantization}");
+    assert_eq!(report["missing_operators"], json!([]));
+    // One scale for all clips what is larger than 1.
+    let scale = ["--static-quantize-kv-cache-scale", "0.007874", "--allow-degraded"];
+    let report = run(folder.path(), "export", &[&flag, &scale, &["-o", "b.pte", "--json"]]).json();
+    assert_eq!(report["quantization"]["scheme"], "static 8-bit KV cache, scale 0.007874");
+    assert!(kl(&report) > 10.0 * learnt, "{} {learnt}", kl(&report));
+    // A scheme beside the cache is calibrated with it.
+    let report =
+        run(folder.path(), "export", &[&flag[1..], &STATIC, &["-o", "c.pte", "--json", "--allow-degraded"]]).json();
+    assert_eq!(report["quantization"]["scheme"], "xnnpack; static 8-bit KV cache, calibrated");
+    fs::remove_file(folder.path().join("c.pte")).unwrap();
+    for (flags, parts) in [
+        (&["--static-quantize-kv-cache"][..], &["--static-quantize-kv-cache needs --use-kv-cache"][..]),
+        (&flag, &["learns its scales from text", "--calibration-data FILE"]),
+        (
+            &["-kv", "--static-quantize-kv-cache", "--static-quantize-kv-cache-scale", "0"],
+            &["scale is 0, expected a positive"],
+        ),
+        (&["-kv", "--use-sdpa-with-kv-cache", "--static-quantize-kv-cache"], &["--use-sdpa-with-kv-cache"]),
+    ] {
+        let said = run(folder.path(), "export", &[flags, &["-o", "c.pte"]]).fails(2);
+        assert!(parts.iter().all(|p| said.contains(p)), "{flags:?}: {said}");
+        assert!(!folder.path().join("c.pte").exists());
+    }
+}
+
+#[test]
 fn qnn_schemes_are_calibrated_in_the_forms_with_a_cache() {
     let folder = folder();
     let flags = ["--pt2e-quantize", "qnn_16a8w", "--bare", "--json", "-o", "a.pte"];

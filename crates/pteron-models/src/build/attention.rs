@@ -1,7 +1,7 @@
 //! Attention in its forms: without a cache, with one, with ExecuTorch's custom operators over floats or codes.
 
 use pteron_ir::{Arg, BufferId, GraphBuilder, Op, TensorType, ValueId, args};
-use pteron_tensor::DType;
+use pteron_tensor::{DType, MemorySource};
 
 use super::positions::Positions;
 use super::{Build, call, int, path};
@@ -168,6 +168,9 @@ impl Build<'_> {
         let index = Arg::Values([None, None, positions.indices].into_iter().collect());
         let update = |b: &mut GraphBuilder<'_>, name: &str, new: ValueId| {
             let new = transposed(b, new)?;
+            if self.options.static_kv_cache.is_some() {
+                return self.static_codes(b, name, sizes, new, &index);
+            }
             let cache = self.cache(b, name, self.options.dtype, sizes);
             let old = b.buffer(cache);
             let next = call(b, Op::IndexPutInto, [old.into(), index.clone(), new.into()])?;
@@ -178,6 +181,51 @@ impl Build<'_> {
         let values = update(b, "v_cache", v)?;
         let q = transposed(b, q)?;
         self.sdpa(b, q, keys, values, mask)
+    }
+
+    /// Writes `new`, `[1, Hkv, s, D]`, as 8-bit codes into the cache `name`; gives the cache's numbers, in which the present
+    /// tokens' keys and values are those of `new` itself. Codes are `clamp(round(x / scale), −128, 127)`, their numbers
+    /// `code · scale` (ExecuTorch's `StaticQuantizedKVCache`).
+    fn static_codes(
+        &self,
+        b: &mut GraphBuilder<'_>,
+        name: &str,
+        sizes: [usize; 4],
+        new: ValueId,
+        index: &Arg,
+    ) -> Result<ValueId, ModelError> {
+        let scales = self.static_scales(b, name)?;
+        let float = self.options.dtype;
+        let wide = if float == DType::F32 { new } else { call(b, Op::ToCopy, args![new, DType::F32])? };
+        let codes = call(b, Op::Div, args![wide, scales])?;
+        let codes = call(b, Op::Round, args![codes])?;
+        let codes = call(b, Op::Clamp, args![codes, -128i64, 127i64])?;
+        let codes = call(b, Op::ToCopy, args![codes, DType::I8])?;
+        let cache = self.cache(b, name, DType::I8, sizes);
+        let old = b.buffer(cache);
+        let next = call(b, Op::IndexPutInto, [old.into(), index.clone(), codes.into()])?;
+        b.write_back(cache, next);
+        let numbers = call(b, Op::ToCopy, args![next, DType::F32])?;
+        let mut numbers = call(b, Op::Mul, args![numbers, scales])?;
+        if float != DType::F32 {
+            numbers = call(b, Op::ToCopy, args![numbers, float])?;
+        }
+        call(b, Op::IndexPut, [numbers.into(), index.clone(), new.into()])
+    }
+
+    /// The scales of the cache `name` of the present module, f32 `[1, 1, 1, D]`.
+    fn static_scales(&self, b: &mut GraphBuilder<'_>, name: &str) -> Result<ValueId, ModelError> {
+        let cache = b.path_of(&format!("kv_cache.{name}"));
+        let name = format!("{cache}_scales");
+        if let Some(known) = b.module_mut().constant_named(&name) {
+            return Ok(b.constant(known));
+        }
+        let given = self.options.static_kv_cache.clone().unwrap_or_default();
+        let scales = given.scales.get(&cache).cloned();
+        let scales = scales.unwrap_or_else(|| vec![given.scale; self.config.head_dim]);
+        let source = MemorySource::of(&name, &[1, 1, 1, scales.len()], &scales)?;
+        let id = b.module_mut().add_tensor_constant(&name, source);
+        Ok(b.constant(id))
     }
 
     /// Attention over `[1, H, s, D]`, causal if there is no mask. Gives `[1, s, H, D]`.

@@ -5,13 +5,15 @@ mod gate;
 pub(crate) mod hash;
 mod state;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pteron_exec::{ExecError, QuantSemantics, Session, SessionOptions, Value, ValueRef};
+use pteron_exec::{ExecError, NodeHook, QuantSemantics, Session, SessionOptions, Value, ValueRef};
 use pteron_ir::Module;
 use pteron_kernels::Context;
 use pteron_models::{CALIBRATE_FORWARD, MASKED};
+use pteron_quant::kv_cache::KvCacheHook;
 use pteron_quant::moments::{Moments, MomentsHook};
 use pteron_quant::pt2e::{Calibration, PreparedGraph, RoundedRun};
 use pteron_tensor::Tensor;
@@ -59,6 +61,21 @@ pub struct CalibrationReport {
     pub observers: usize,
     /// The instruction set that computed the activations.
     pub kernel_tier: String,
+}
+
+impl CalibrationReport {
+    /// Of a run over all of `data` on this machine.
+    pub(crate) fn of(data: &CalibrationData, observers: usize) -> CalibrationReport {
+        CalibrationReport {
+            files: data.names.clone(),
+            sha256: hex(&data.sha256),
+            tokens: data.tokens(),
+            windows: data.windows.len() as u64,
+            window: data.window,
+            observers,
+            kernel_tier: host::instruction_set(),
+        }
+    }
 }
 
 /// Which passes over the data are made, for histograms whose range is fixed before they count.
@@ -196,20 +213,37 @@ impl Feed<'_> {
         hook.finish().map_err(observed)
     }
 
-    /// Mean squares of the inputs of linear layers.
+    /// Means and mean squares of the inputs of linear layers.
     pub(crate) fn moments(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<Moments, Error> {
+        let Some(graph) = self.module.graphs.first() else { return Ok(Moments::default()) };
+        let mut hook = MomentsHook::new(self.module, graph);
+        self.watch(&mut hook, progress)?;
+        Ok(hook.finish())
+    }
+
+    /// The scales of a static cache, by the caches' names.
+    pub(crate) fn kv_scales(
+        &self,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<BTreeMap<String, Vec<f32>>, Error> {
+        let Some(graph) = self.module.graphs.first() else { return Ok(BTreeMap::new()) };
+        let mut hook = KvCacheHook::new(self.module, graph);
+        self.watch(&mut hook, progress)?;
+        hook.finish().map_err(|e| Error::Calibration { reason: e.to_string() })
+    }
+
+    /// Runs every window through the first graph, from an empty cache, under the eyes of `hook`.
+    fn watch(&self, hook: &mut dyn NodeHook, progress: &mut dyn FnMut(usize, usize)) -> Result<(), Error> {
         let ctx = Arc::new(Context::new(self.threads));
         let mut session = self.session(self.module, QuantSemantics::default(), &ctx)?;
-        let module = Arc::clone(session.module());
-        let Some(graph) = module.graphs.first() else { return Ok(Moments::default()) };
-        let mut hook = MomentsHook::new(&module, graph);
+        let Some(graph) = self.module.graphs.first() else { return Ok(()) };
         for (i, tokens) in self.windows.iter().enumerate() {
             session.reset().map_err(|e| self.failed(e))?;
             let inputs = self.inputs(tokens)?;
             let given: Vec<ValueRef<'_>> = inputs.iter().map(Value::as_ref).collect();
-            session.run_watched(&graph.name, &given, &mut hook).map_err(|e| self.failed(e))?;
+            session.run_watched(&graph.name, &given, hook).map_err(|e| self.failed(e))?;
             progress(i + 1, self.windows.len());
         }
-        Ok(hook.finish())
+        Ok(())
     }
 }

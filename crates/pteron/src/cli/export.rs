@@ -6,7 +6,7 @@ use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pteron::llm::metadata::ModelMetadata;
-use pteron::models::{ModelError, parse_metadata};
+use pteron::models::{ModelError, StaticKvCache, parse_metadata};
 use pteron::{Error, ExportReport, Exporter, Progress, Xnnpack, quantize};
 
 use super::high;
@@ -78,6 +78,7 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
         .kv_cache(a.use_kv_cache)
         .sdpa_with_kv_cache(a.use_sdpa_with_kv_cache)
         .quantize_kv_cache(a.quantization.quantize_kv_cache)
+        .static_kv_cache(static_kv_cache(a)?)
         .dynamic_shape(!a.disable_dynamic_shape)
         .max_seq_length(a.max_seq_length)
         .max_context_length(a.max_context_length)
@@ -101,6 +102,29 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
         exporter = exporter.tokenizer(path);
     }
     Ok(exporter)
+}
+
+/// The static cache that the flags ask for.
+fn static_kv_cache(a: &ExportArgs) -> Result<Option<StaticKvCache>, Failure> {
+    if !a.static_quantize_kv_cache {
+        return Ok(None);
+    }
+    if !a.use_kv_cache {
+        return Err(Failure::Usage("--static-quantize-kv-cache needs --use-kv-cache (-kv)".to_owned()));
+    }
+    match a.static_quantize_kv_cache_scale {
+        Some(scale) if scale.is_finite() && scale > 0.0 => Ok(Some(StaticKvCache { scale, ..StaticKvCache::default() })),
+        Some(scale) => {
+            Err(Failure::Usage(format!("--static-quantize-kv-cache-scale is {scale}, expected a positive number")))
+        }
+        None if a.calibration.calibration_data.is_empty() => Err(Failure::Usage(
+            "--static-quantize-kv-cache learns its scales from text: give some of what the model will read with \
+             --calibration-data FILE, or one scale for all with --static-quantize-kv-cache-scale (export_llama's is 0.007874, \
+             which clips beyond 1)"
+                .to_owned(),
+        )),
+        None => Ok(Some(StaticKvCache::default())),
+    }
 }
 
 /// The recipe and what it makes of the model.

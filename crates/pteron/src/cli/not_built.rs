@@ -15,7 +15,6 @@ const fn short(long: &'static str, short: char, what: &'static str) -> NotBuilt 
     NotBuilt { long, short: Some(short), what }
 }
 
-const KV: &str = "a quantized KV cache";
 const LORA: &str = "LoRA adapters";
 const PREQ: &str = "checkpoints that are already quantized";
 const COREML: &str = "the Core ML backend";
@@ -31,8 +30,6 @@ const FLAGS: &[NotBuilt] = &[
     flag("adapter-checkpoint", LORA),
     flag("adapter-config", LORA),
     flag("use-lora", LORA),
-    flag("static-quantize-kv-cache", KV),
-    flag("static-quantize-kv-cache-scale", KV),
     flag("local-global-attention", "ring caches of local attention layers"),
     flag("use-attention-sink", "attention sinks"),
     flag("use-shared-embedding", "a quantized embedding shared with the output layer"),

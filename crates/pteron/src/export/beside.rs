@@ -114,6 +114,7 @@ impl Exporter<'_> {
                 "use_kv_cache": o.use_kv_cache,
                 "use_sdpa_with_kv_cache": o.use_sdpa_with_kv_cache,
                 "quantize_kv_cache": o.quantize_kv_cache,
+                "static_quantize_kv_cache": o.static_kv_cache.is_some(),
                 "dynamic_shape": o.dynamic_shape,
                 "max_seq_length": o.max_seq_length,
                 "max_context_length": o.max_context_length,

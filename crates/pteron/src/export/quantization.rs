@@ -13,7 +13,8 @@ use pteron_quant::state::{CalibrationState, Sha256, Shard, StateHeader};
 use super::{Exporter, Lowered, Progress};
 use crate::bundled;
 use crate::calibration::{
-    CalibrationData, CalibrationOptions, EvaluationOptions, Feed, Passes, Probe, begins, hash, read_state,
+    CalibrationData, CalibrationOptions, CalibrationReport, EvaluationOptions, Feed, Passes, Probe, begins, hash,
+    read_state,
 };
 use crate::error::Error;
 use crate::host;
@@ -159,6 +160,57 @@ impl Exporter<'_> {
         })
     }
 
+    /// Learns the scales of a static cache from the calibration data, in front of all else: the model that the rest is learnt
+    /// from has that cache.
+    pub(super) fn learn_kv_scales(
+        &mut self,
+        config: &ModelConfig,
+        weights: &CheckpointWeights<'_>,
+    ) -> Result<(), Error> {
+        if self.options.static_kv_cache.is_none() {
+            return Ok(());
+        }
+        if self.calibration.state.is_some() {
+            return Err(wrong(
+                "a calibration state has no scales of a static KV cache, and was learnt without one: give \
+                 --calibration-data instead",
+            ));
+        }
+        if self.calibration.data.files.is_empty() {
+            return Ok(());
+        }
+        let data = self.data(config)?;
+        let module = build(config, weights, &self.float_options(data.window))?;
+        let path = self.checkpoint.path().to_owned();
+        let feed = Feed { path: &path, module: &module, windows: &data.windows, threads: host::default_threads() };
+        let mut progress = self.progress.take();
+        let scales = feed.kv_scales(&mut |done, total| {
+            if let Some(p) = &mut progress {
+                p(Progress::Calibrating { done, total });
+            }
+        });
+        self.progress = progress;
+        if let Some(cache) = &mut self.options.static_kv_cache {
+            cache.scales = scales?;
+        }
+        Ok(())
+    }
+
+    /// How the cache is quantized, in a few words.
+    fn cache_scheme(&self) -> Option<String> {
+        match &self.options.static_kv_cache {
+            _ if self.options.quantize_kv_cache => Some("8-bit KV cache".to_owned()),
+            Some(cache) if cache.scales.is_empty() => Some(format!("static 8-bit KV cache, scale {}", cache.scale)),
+            Some(_) => Some("static 8-bit KV cache, calibrated".to_owned()),
+            None => None,
+        }
+    }
+
+    /// [`Exporter::twin_options`] with a float cache.
+    fn float_options(&self, window: usize) -> BuildOptions {
+        BuildOptions { quantize_kv_cache: false, static_kv_cache: None, ..self.twin_options(window) }
+    }
+
     pub(super) fn quantize_module(
         &mut self,
         module: &mut Module,
@@ -167,7 +219,8 @@ impl Exporter<'_> {
         warnings: &mut Vec<String>,
     ) -> Result<Option<QuantizationReport>, Error> {
         let trained = self.trained(warnings)?;
-        if self.recipe.is_none() && !self.options.quantize_kv_cache {
+        let cache = self.cache_scheme();
+        if self.recipe.is_none() && cache.is_none() {
             return Ok(None);
         }
         self.tell(Progress::Quantizing { done: 0, total: 0 });
@@ -205,12 +258,9 @@ impl Exporter<'_> {
             (Some(q), Some(window)) if probe.is_some() => Some(self.static_measured(q, config, weights, window)?),
             _ => None,
         };
-        let float = match (window, self.options.quantize_kv_cache) {
+        let float = match (window, &cache) {
             _ if measured.is_some() => measured.clone(),
-            (Some(window), true) => {
-                let options = BuildOptions { quantize_kv_cache: false, ..self.twin_options(window) };
-                Some(build(config, weights, &options)?)
-            }
+            (Some(window), Some(_)) => Some(build(config, weights, &self.float_options(window))?),
             _ => twin.clone(),
         };
         let path = self.checkpoint.path().to_owned();
@@ -235,8 +285,12 @@ impl Exporter<'_> {
             });
         })?;
         report.not_evaluated = not_evaluated;
-        if self.options.quantize_kv_cache {
-            let parts = [report.scheme.as_str(), "8-bit KV cache"];
+        let scales = self.options.static_kv_cache.as_ref().map_or(0, |c| c.scales.len());
+        if let (None, Some(data), 1..) = (&report.calibration, &data, scales) {
+            report.calibration = Some(CalibrationReport::of(data, scales));
+        }
+        if let Some(cache) = &cache {
+            let parts = [report.scheme.as_str(), cache];
             report.scheme = parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("; ");
         }
         for (path, why) in &report.kept_float {

@@ -186,6 +186,19 @@ pub(in crate::cli) struct ExportArgs {
     /// Attention and cache as ExecuTorch's custom operators; needs --use-kv-cache (recommended)
     #[arg(long)]
     pub(in crate::cli) use_sdpa_with_kv_cache: bool,
+    /// Keep keys and values as 8-bit codes with a fixed scale for each element of a head, learnt from --calibration-data; needs
+    /// --use-kv-cache, without --use-sdpa-with-kv-cache
+    #[arg(long, conflicts_with_all = ["quantize_kv_cache", "use_sdpa_with_kv_cache", "calibration_state", "qnn"], help_heading = "Quantization")]
+    pub(in crate::cli) static_quantize_kv_cache: bool,
+    /// The scale of all keys and values, where none are learnt: 1/127 = 0.007874 reaches from -1 to 1
+    #[arg(
+        long,
+        value_name = "SCALE",
+        requires = "static_quantize_kv_cache",
+        conflicts_with = "calibration_data",
+        help_heading = "Quantization"
+    )]
+    pub(in crate::cli) static_quantize_kv_cache_scale: Option<f32>,
     /// Take a fixed number of tokens a call: 1 with a KV cache, else --max-seq-length
     #[arg(long)]
     pub(in crate::cli) disable_dynamic_shape: bool,
