@@ -58,6 +58,14 @@ pub enum ModelError {
     /// A weight that the look-up does not have.
     #[error("weight `{}` is missing", Shown(.0))]
     MissingWeight(String),
+    /// A weight that is stored as codes which cannot be read.
+    #[error("weight `{}`: {reason}", Shown(name))]
+    Codes {
+        /// Its name in the checkpoint.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A weight of other sizes than the model's.
     #[error("weight `{}` has shape {found:?}, expected {expected:?}", Shown(name))]
     WeightShape {

@@ -53,4 +53,4 @@ pub use metadata::{SpecialTokens, parse_metadata};
 pub use names::{Parameter, parameters};
 pub use options::{BuildOptions, DYNAMIC_RESERVE, StaticKvCache, StaticOptions};
 pub use synthetic::{SyntheticSource, SyntheticWeights};
-pub use weights::{CheckpointWeights, Weights, WeightsOptions};
+pub use weights::{CheckpointWeights, PreQuantized, Weights, WeightsOptions};

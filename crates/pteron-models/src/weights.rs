@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use std::sync::Arc;
+
 use pteron_checkpoint::gguf::GgmlBlocks;
 use pteron_checkpoint::{CheckReport, Checkpoint, Expectations, ExpectedTensor, Shown};
-use pteron_tensor::{RowMapSource, SharedSource, TensorSource};
+use pteron_tensor::{
+    CastSource, DType, GroupedCodes, MemorySource, RowMapSource, SharedSource, TensorSource, read_all,
+};
 
 use crate::config::{ConfigFormat, ModelConfig};
 use crate::error::ModelError;
@@ -31,6 +35,22 @@ pub struct WeightsOptions {
     /// Whether tensors that the model does not have are reported only ([`CheckpointWeights::unexpected`]) instead of
     /// being an error.
     pub allow_unexpected: bool,
+    /// How matrices are read that have scales beside them; without it such a checkpoint is refused.
+    pub pre_quantized: Option<PreQuantized>,
+}
+
+/// The layout of a pre-quantized checkpoint of Meta's: `NAME.weight` are codes in i8 `[rows, columns]` wherever there is a
+/// `NAME.scales` beside it, of `[rows, columns / group]`. Codes are symmetric: a `NAME.zeros` must hold zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreQuantized {
+    /// Columns of a group of a linear layer's codes, which have 4 bits.
+    pub group: usize,
+    /// Whether the output layer has codes of 8 bits and a scale for each row instead.
+    pub output_of_8_bits: bool,
+    /// Bits of the embedding's codes.
+    pub embedding_bits: u32,
+    /// Columns of a group of the embedding's codes; 0 for whole rows.
+    pub embedding_group: usize,
 }
 
 /// The weights of a checkpoint, all of them found and of the right sizes, under the module's names and in its row order.
@@ -50,6 +70,19 @@ struct Found {
     /// The name in the checkpoint.
     stored: String,
     interleaved: bool,
+    codes: Option<Codes>,
+}
+
+/// How a weight that is stored as codes is read.
+#[derive(Clone, Debug)]
+struct Codes {
+    /// What the tensors beside it begin with: `layers.0.attention.wq`.
+    module: String,
+    bits: u32,
+    /// Columns of a group; 0 for whole rows.
+    group: usize,
+    /// What says so.
+    because: &'static str,
 }
 
 /// Rows of a table that are compared at once.
@@ -63,7 +96,8 @@ impl<'a> CheckpointWeights<'a> {
     /// they differ, both are used, as `transformers` does: see [`CheckpointWeights::configure`].
     ///
     /// # Errors
-    /// [`ModelError::Checkpoint`] that names every tensor that is missing, has other sizes, or is not the model's.
+    /// [`ModelError::Checkpoint`] that names every tensor that is missing, has other sizes, or is not the model's;
+    /// [`ModelError::Codes`] and [`ModelError::Option`] where codes and [`PreQuantized`] contradict each other.
     pub fn new(
         checkpoint: &'a Checkpoint,
         config: &ModelConfig,
@@ -91,7 +125,20 @@ impl<'a> CheckpointWeights<'a> {
                 ));
             }
         }
+        if let (Some(stored), Some(layout)) = (config.quantization_group, options.pre_quantized)
+            && stored != layout.group
+        {
+            let expected = format!("{stored}, the group_size in quantization_args of {}", config.file());
+            return Err(ModelError::Option { option: "preq_group_size", found: layout.group.to_string(), expected });
+        }
         let wanted = parameters(&config);
+        let codes = wanted
+            .iter()
+            .map(|p| codes_of(checkpoint, &config, &p.stored, options.pre_quantized))
+            .collect::<Result<Vec<_>, ModelError>>()?;
+        for codes in codes.iter().flatten() {
+            harmless.extend(["scales", "zeros"].map(|leaf| format!("{}.{leaf}", codes.module)));
+        }
         let expected: Vec<ExpectedTensor> = wanted
             .iter()
             .map(|p| ExpectedTensor {
@@ -104,10 +151,10 @@ impl<'a> CheckpointWeights<'a> {
             .collect();
         let expectations = Expectations { tensors: expected, harmless, allow_unexpected: options.allow_unexpected };
         let CheckReport { found_as, unexpected, .. } = checkpoint.check(&expectations)?;
-        let found = wanted
-            .into_iter()
-            .zip(found_as)
-            .map(|(p, found)| (p.name, Found { stored: found.unwrap_or(p.stored), interleaved: p.interleaved }));
+        let found = wanted.into_iter().zip(found_as).zip(codes).map(|((p, found), codes)| {
+            let found = Found { stored: found.unwrap_or(p.stored), interleaved: p.interleaved, codes };
+            (p.name, found)
+        });
         let (found, head_dim) = (found.collect(), config.head_dim);
         if !unexpected.is_empty() {
             let first = Shown(unexpected.first().map_or("", String::as_str)).to_string();
@@ -135,6 +182,27 @@ impl<'a> CheckpointWeights<'a> {
         }
     }
 
+    /// The weight `name` (the module's name, in its row order) as the codes and scales that the checkpoint has, of which
+    /// [`Weights::get`] gives the products. The inner `Err` says why there are none.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`], and [`ModelError::Codes`] for codes that contradict [`PreQuantized`].
+    pub fn codes(&self, name: &str) -> Result<Result<GroupedCodes, String>, ModelError> {
+        let Some(found) = self.found.get(name) else { return Err(ModelError::MissingWeight(name.to_owned())) };
+        let codes = match (&found.codes, self.checkpoint.blocks(&found.stored)?) {
+            (Some(codes), _) => codes.read(self.checkpoint, &found.stored)?,
+            (None, Some(blocks)) => match blocks.codes() {
+                Ok(codes) => codes,
+                Err(why) => return Ok(Err(why)),
+            },
+            (None, None) => {
+                let encoding = self.checkpoint.info(&found.stored).map_or("", |t| t.encoding.name());
+                return Ok(Err(format!("it is stored as {encoding}, without codes")));
+            }
+        };
+        Ok(Ok(if found.interleaved { codes.with_rows(interleaved_row, [self.head_dim, 0]) } else { codes }))
+    }
+
     /// Which row of the stored weight `name` is row `row` of the module's: another one where the checkpoint has rotary
     /// pairs as neighbours.
     pub fn stored_row(&self, name: &str, row: usize) -> usize {
@@ -158,8 +226,82 @@ impl<'a> CheckpointWeights<'a> {
 impl Weights for CheckpointWeights<'_> {
     fn get(&self, name: &str, _shape: &[usize]) -> Result<SharedSource, ModelError> {
         let Some(found) = self.found.get(name) else { return Err(ModelError::MissingWeight(name.to_owned())) };
-        let source = self.checkpoint.get(&found.stored)?;
+        let source = match &found.codes {
+            Some(codes) => codes.read(self.checkpoint, &found.stored)?.dequantized(),
+            None => self.checkpoint.get(&found.stored)?,
+        };
         Ok(if found.interleaved { RowMapSource::wrap(source, interleaved_row, [self.head_dim, 0]) } else { source })
+    }
+}
+
+/// How the weight `stored` is read if it is one with scales beside it.
+fn codes_of(
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+    stored: &str,
+    layout: Option<PreQuantized>,
+) -> Result<Option<Codes>, ModelError> {
+    let Some(module) = stored.strip_suffix(".weight") else { return Ok(None) };
+    let is_codes = checkpoint.info(stored).is_some_and(|t| t.dtype == DType::I8);
+    let scales = checkpoint.info(&format!("{module}.scales")).is_some();
+    let wrong = |reason: &str| Err(ModelError::Codes { name: stored.to_owned(), reason: reason.to_owned() });
+    let layout = match (is_codes, scales, layout) {
+        (false, false, _) | (false, true, None) => return Ok(None),
+        (true, true, Some(layout)) => layout,
+        (true, true, None) => {
+            return wrong("it is quantized already, i8 with scales beside it: say how with --preq-mode");
+        }
+        (true, false, _) => return wrong(&format!("it is i8, and there is no `{module}.scales` beside it")),
+        (false, true, Some(_)) => return wrong(&format!("there is a `{module}.scales` beside it, and it is not i8")),
+    };
+    let (bits, group, because) = match stored {
+        _ if stored == config.format.embedding() => {
+            (layout.embedding_bits, layout.embedding_group, "--preq-embedding-quantize")
+        }
+        _ if layout.output_of_8_bits && stored == config.format.output() => (8, 0, "--preq-mode 8da4w_output_8da8w"),
+        _ => (4, layout.group, "--preq-group-size"),
+    };
+    Ok(Some(Codes { module: module.to_owned(), bits, group, because }))
+}
+
+impl Codes {
+    fn read(&self, checkpoint: &Checkpoint, stored: &str) -> Result<GroupedCodes, ModelError> {
+        let wrong = |reason: String| ModelError::Codes { name: stored.to_owned(), reason };
+        let codes = checkpoint.get(stored)?;
+        let &[rows, columns] = codes.shape() else {
+            return Err(wrong(format!("codes of shape {:?}, expected a matrix", codes.shape())));
+        };
+        let numbers = |leaf: &str| -> Result<Option<Vec<f32>>, ModelError> {
+            let name = format!("{}.{leaf}", self.module);
+            if checkpoint.info(&name).is_none() {
+                return Ok(None);
+            }
+            let source = CastSource::wrap(checkpoint.get(&name)?, DType::F32);
+            let bytes = read_all(source.as_ref())?;
+            Ok(Some(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+        };
+        let group = if self.group == 0 { columns } else { self.group };
+        if group == 0 || !columns.is_multiple_of(group) {
+            return Err(wrong(format!("groups of {group} ({}) do not divide its {columns} columns", self.because)));
+        }
+        let (groups, scales) = (columns / group, numbers("scales")?.unwrap_or_default());
+        if scales.len() != rows * groups {
+            let (found, expected) = (scales.len(), rows * groups);
+            let (module, because) = (&self.module, self.because);
+            return Err(wrong(format!(
+                "`{module}.scales` has {found} elements for {rows} rows of {columns} codes, expected {expected} for groups of \
+                 {group} ({because})"
+            )));
+        }
+        if let Some(zero) = numbers("zeros")?.and_then(|zeros| zeros.into_iter().find(|z| *z != 0.0)) {
+            let module = &self.module;
+            return Err(wrong(format!(
+                "`{module}.zeros` has {zero}; codes are symmetric, and all zero points must be 0"
+            )));
+        }
+        let label = format!("{}.scales", self.module);
+        let scales = MemorySource::of(&label, &[rows, groups], &scales)?;
+        GroupedCodes::new(codes, Arc::new(scales), self.bits).map_err(wrong)
     }
 }
 

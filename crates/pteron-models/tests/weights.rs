@@ -93,7 +93,7 @@ fn every_difference_is_named_with_its_file() {
     all.push(extra("model.vision.weight", &[2]));
     let checkpoint = Checkpoint::open(write(&folder, &all, None)).unwrap();
     assert!(check(&checkpoint, &c).is_err());
-    let lax = WeightsOptions { allow_unexpected: true };
+    let lax = WeightsOptions { allow_unexpected: true, ..WeightsOptions::default() };
     let weights = CheckpointWeights::new(&checkpoint, &c, &lax).unwrap();
     assert_eq!(weights.unexpected(), ["model.vision.weight"]);
     assert!(weights.warnings()[0].contains("model.vision.weight"));

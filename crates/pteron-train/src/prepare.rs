@@ -541,9 +541,12 @@ impl Placer<'_, '_, '_> {
                 let half = 1i64 << (mode.bits.clamp(1, 8) - 1);
                 (mode.group, (-half, half - 1), false)
             }
-            LayerChoice::Linear(LinearMode::Int8, _) => {
+            LayerChoice::Linear(
+                LinearMode::Int8 | LinearMode::Int8Groups { .. } | LinearMode::Int8DynActInt8Weight { .. },
+                _,
+            ) => {
                 let reason =
-                    "int8 weights alone lose next to nothing and are not trained; there are 8da4w and 4w".to_owned();
+                    "8-bit weights alone lose next to nothing and are not trained; there are 8da4w and 4w".to_owned();
                 return Err(TrainError::Unsupported { tensor: path.to_owned(), reason });
             }
         };

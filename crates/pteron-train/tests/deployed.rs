@@ -16,7 +16,7 @@ fn recipe(scheme: &str) -> Recipe {
     let base = match scheme.split_once(' ') {
         Some((mode, group)) => {
             let linear = pteron_quant::recipe::linear_mode(mode, group.parse().ok()).unwrap();
-            Base { linear: Some(linear), algorithm: Algorithm::Affine, ..Base::default() }
+            Base { linear: Some(linear), algorithm: Some(Algorithm::Affine), ..Base::default() }
         }
         None => Base { pt2e: Some(scheme.to_owned()), ..Base::default() },
     };

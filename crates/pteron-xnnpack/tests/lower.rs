@@ -213,12 +213,12 @@ fn reasons() {
     });
     assert_eq!(found, "its weight is f16, expected f32 or codes");
     // Weights in groups, activations as they are, quantized symmetrically, and by XNNPACK's own rule.
-    let grouped = |b: &mut GraphBuilder<'_>, group: i64, mapping: Option<&'static str>| {
+    let grouped_by = |b: &mut GraphBuilder<'_>, group: i64, mapping: Option<&'static str>, seed: f32| {
         let x = f32s(b, &[2, 96]);
         let codes = MemorySource::of("codes", &[3, 96], &[1i8; 288]).unwrap();
         let codes = b.module_mut().add_tensor_constant("codes", codes);
         let codes = b.constant(codes);
-        let scales = weight(b, "scales", &[3, usize::try_from(96 / group).unwrap()], 1.0);
+        let scales = weight(b, "scales", &[3, usize::try_from(96 / group).unwrap()], seed);
         let block = Arg::ints(&[1, group]);
         let w = b.call(Op::DequantizeAffine, args![codes, block, scales, Arg::None, DType::I8, -8i64, 7i64]).unwrap();
         let rows = || Arg::ints(&[1, 96]);
@@ -236,9 +236,14 @@ fn reasons() {
         };
         b.call(Op::Linear, args![x, w]).unwrap()
     };
+    // All of them above 0.
+    let grouped = |b: &mut GraphBuilder<'_>, group, mapping| grouped_by(b, group, mapping, 0.2);
     assert_eq!(linear(&|b| grouped(b, 32, None)), "its weight is quantized and its activation is not");
     assert!(linear(&|b| grouped(b, 32, Some("SYMMETRIC"))).starts_with("its activation is quantized symmetrically"));
     assert!(linear(&|b| grouped(b, 48, Some("ASYMMETRIC"))).starts_with("its weight has groups of 48"));
+    let negative = linear(&|b| grouped_by(b, 32, Some("ASYMMETRIC"), -1.0));
+    assert!(negative.starts_with("its weight has a scale of -0.36"), "{negative}");
+    assert!(linear(&|b| grouped_by(b, 32, Some("ASYMMETRIC"), 0.0)).starts_with("its weight has a scale of 0,"));
     let mut m = Module::new("t");
     let mut b = GraphBuilder::new(&mut m, "forward");
     let y = grouped(&mut b, 32, Some("ASYMMETRIC"));

@@ -6,15 +6,16 @@ use pteron_ir::Module;
 use pteron_ir::pass::{PassContext, Runner};
 use pteron_ir::passes;
 use pteron_kernels::Context;
+use pteron_models::PreQuantized;
 use pteron_quant::moments::Moments;
 use pteron_quant::pt2e::{
     Encodings, PreparedGraph, QuantizeError, SlotParams, convert_module, fuse_embeddings, parameters, prepare_module,
     put_on_lpbq_grid,
 };
 use pteron_quant::quantizer::Quantizer;
-use pteron_quant::recipe::{Plan, Recipe, RecipeQuantizer, Resolved};
+use pteron_quant::recipe::{Base, Change, Pattern, Plan, Recipe, RecipeQuantizer, Resolved, Rule};
 use pteron_quant::state::CalibrationState;
-use pteron_quant::transform::{Algorithm, LayerKind, Transform};
+use pteron_quant::transform::{Algorithm, EmbeddingMode, LayerKind, LinearMode, Lookup, Transform, TransformReport};
 
 use crate::calibration::{
     CalibrationData, CalibrationOptions, CalibrationReport, EvaluationOptions, ExportEvaluation, Feed, Passes, Probe,
@@ -30,6 +31,8 @@ pub struct QuantizationReport {
     pub scheme: String,
     /// Layers that were quantized.
     pub layers: usize,
+    /// Those of them whose codes are the checkpoint's, taken over as they are.
+    pub taken_over: usize,
     /// Layers that stay float: module path and reason.
     pub kept_float: Vec<(String, String)>,
     /// What it was calibrated with, if it was.
@@ -76,6 +79,21 @@ pub fn check(recipe: &Recipe) -> Result<(), Error> {
     recipe.validate().map_err(wrong)
 }
 
+/// What the codes of a pre-quantized checkpoint are quantized as.
+pub(crate) fn pre_quantized(layout: PreQuantized) -> Recipe {
+    let embedding = EmbeddingMode { bits: layout.embedding_bits, group: layout.embedding_group };
+    let base = Base {
+        linear: Some(LinearMode::Int8DynActInt4Weight { group: layout.group }),
+        embedding: Some(embedding),
+        algorithm: Some(Algorithm::Stored),
+        ..Base::default()
+    };
+    let output = LinearMode::Int8DynActInt8Weight { group: 0 };
+    let change = Change { mode: Some(output.name().to_owned()), group: output.group(), ..Change::default() };
+    let output = Pattern::new("lm_head").ok().filter(|_| layout.output_of_8_bits);
+    Recipe { base, rules: output.into_iter().map(|path| Rule { path, change: change.clone() }).collect() }
+}
+
 /// Checks that a static scheme has something to learn from.
 ///
 /// # Errors
@@ -105,6 +123,8 @@ pub(crate) struct Job<'a> {
     pub(crate) path: &'a Path,
     pub(crate) recipe: &'a Recipe,
     pub(crate) moments: Option<&'a Moments>,
+    /// The codes that the checkpoint has.
+    pub(crate) stored: Lookup<'a>,
     pub(crate) data: Option<&'a CalibrationData>,
     pub(crate) state: Option<&'a CalibrationState>,
     /// Parameters that training found, in the place of what observers would learn.
@@ -142,7 +162,8 @@ impl Job<'_> {
         let resolved = self.recipe.resolve(module).map_err(wrong)?;
         let mut plan = transform_plan(&resolved, module);
         let mut measured = self.measured.take();
-        let (mut layers, kept_float) = self.transform(&resolved, module, twin.as_mut(), measured.as_mut(), progress)?;
+        let TransformReport { quantized: mut layers, taken_over, kept: kept_float } =
+            self.transform(&resolved, module, twin.as_mut(), measured.as_mut(), progress)?;
         let (mut calibration, mut trained) = (None, None);
         if let Some(quantizer) = resolved.quantizer().map_err(wrong)? {
             let calibrated = match &mut twin {
@@ -162,6 +183,7 @@ impl Job<'_> {
         let mut report = QuantizationReport {
             scheme: self.recipe.describe(),
             layers,
+            taken_over,
             kept_float,
             calibration,
             trained,
@@ -188,10 +210,10 @@ impl Job<'_> {
         twin: Option<&mut Module>,
         measured: Option<&mut Module>,
         progress: &mut dyn FnMut(Step),
-    ) -> Result<(usize, Vec<(String, String)>), Error> {
+    ) -> Result<TransformReport, Error> {
         let base = &self.recipe.base;
         if base.linear.is_none() && base.embedding.is_none() && !resolved.transforms(module) {
-            return Ok((0, Vec::new()));
+            return Ok(TransformReport::default());
         }
         let gathered = match (&twin, self.data, self.moments) {
             (Some(twin), Some(data), None) if weighs(resolved, twin) => {
@@ -207,8 +229,8 @@ impl Job<'_> {
         modules.extend(twin);
         modules.extend(measured);
         let mut tell = |done, total| progress(Step::Weights(done, total));
-        let report = Transform::new(&choose).apply(&mut modules, moments, &ctx, &mut tell).map_err(wrong)?;
-        Ok((report.quantized, report.kept))
+        let transform = Transform::new(&choose).stored(self.stored);
+        transform.apply(&mut modules, moments, &ctx, &mut tell).map_err(wrong)
     }
 
     /// Prepares the twin and lets its observers see data, where they need some.

@@ -59,7 +59,6 @@ fn flags_that_are_not_built_say_so() {
         &["-qat"],
         &["-sq", "native"],
         &["-s", "x.so"],
-        &["--preq_mode=8da4w"],
         &["--generate_etrecord"],
         &["-prof", "x"],
         &["--coreml"],

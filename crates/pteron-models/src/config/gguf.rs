@@ -116,6 +116,7 @@ impl ModelConfig {
             dtype: None,
             bos_token_id: tokenizer.bos,
             eos_token_ids: tokenizer.eos,
+            quantization_group: None,
         };
         config.validate()?;
         Ok(config)

@@ -259,6 +259,7 @@ impl ModelConfig {
             dtype: dtype(&fields)?,
             bos_token_id: bos,
             eos_token_ids: eos,
+            quantization_group: None,
         };
         config.validate()?;
         Ok(config)

@@ -49,6 +49,7 @@ impl ModelConfig {
             // the tokenizers that the format's models are trained with.
             bos_token_id: Some(1).filter(|_| header.vocab_size > 2),
             eos_token_ids: [1, 2].into_iter().filter(|_| header.vocab_size > 2).collect(),
+            quantization_group: None,
         };
         config.validate()?;
         Ok(config)

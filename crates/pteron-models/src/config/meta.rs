@@ -9,7 +9,7 @@ use crate::error::ModelError;
 use crate::limits::{MAX_DIM, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN_DIM, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB};
 
 /// Fields of `ModelArgs` that change the model in ways that are not built, with the value that leaves it alone.
-fn neutral() -> [(&'static str, Value); 23] {
+fn neutral() -> [(&'static str, Value); 22] {
     [
         ("moe", json!(false)),
         ("attention_multiplier", Value::Null),
@@ -29,7 +29,6 @@ fn neutral() -> [(&'static str, Value); 23] {
         ("rope_scaling_short_factor", Value::Null),
         ("rope_scaling_long_factor", Value::Null),
         ("layer_types", Value::Null),
-        ("quantization_args", Value::Null),
         ("lora_args", Value::Null),
         ("final_logit_softcapping", Value::Null),
         ("attn_logit_softcapping", Value::Null),
@@ -144,9 +143,21 @@ impl ModelConfig {
             dtype: None,
             bos_token_id: None,
             eos_token_ids: Vec::new(),
+            quantization_group: quantization_group(&fields)?,
         };
         config.validate()?;
         Ok(config)
+    }
+}
+
+/// `quantization_args.group_size`.
+fn quantization_group(fields: &Fields<'_>) -> Result<Option<usize>, ModelError> {
+    let Some(arguments) = fields.get("quantization_args").filter(|v| !v.is_null()) else { return Ok(None) };
+    match arguments.get("group_size").and_then(Value::as_u64).map(usize::try_from) {
+        Some(Ok(group @ 1..)) => Ok(Some(group)),
+        _ => {
+            Err(fields.wrong("quantization_args", arguments, "null, or an object with a group_size from 1".to_owned()))
+        }
     }
 }
 

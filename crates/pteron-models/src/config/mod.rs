@@ -251,6 +251,8 @@ pub struct ModelConfig {
     pub bos_token_id: Option<i64>,
     /// The tokens at which generation stops.
     pub eos_token_ids: Vec<i64>,
+    /// Columns of a group, where the configuration says that weights are stored as codes.
+    pub quantization_group: Option<usize>,
 }
 
 impl ModelConfig {

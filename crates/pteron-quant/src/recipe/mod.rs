@@ -57,8 +57,9 @@ pub struct Base {
     pub linear: Option<LinearMode>,
     /// Embeddings, by a source transform.
     pub embedding: Option<EmbeddingMode>,
-    /// How source transforms choose scales.
-    pub algorithm: Algorithm,
+    /// How source transforms choose scales; `None` for the way of each mode ([`LinearMode::default_algorithm`], and
+    /// [`Algorithm::Hqq`] for embeddings).
+    pub algorithm: Option<Algorithm>,
     /// PT2E schemes, with commas between them.
     pub pt2e: Option<String>,
     /// Whose numbers the schemes take.
@@ -351,15 +352,15 @@ impl Recipe {
     pub fn describe(&self) -> String {
         let mut names = Vec::new();
         if let Some(mode) = self.base.linear {
-            let group = match mode {
-                LinearMode::Int8 => None,
-                LinearMode::Int8DynActInt4Weight { group } | LinearMode::Int4Weight { group } => Some(group),
-            };
-            let algorithm = (mode != LinearMode::Int8).then_some(self.base.algorithm);
-            names.push(describe(mode.name(), group, algorithm));
+            let algorithm = self.base.algorithm.unwrap_or(mode.default_algorithm());
+            names.push(describe_linear(mode, algorithm));
         }
         if let Some(e) = self.base.embedding {
-            names.push(describe(&format!("embedding {} bits", e.bits), Some(e.group), Some(self.base.algorithm)));
+            names.push(describe(
+                &format!("embedding {} bits", e.bits),
+                Some(e.group),
+                Some(self.base.algorithm.unwrap_or_default()),
+            ));
         }
         names.extend(self.base.pt2e.clone());
         match self.rules.len() {
@@ -369,6 +370,13 @@ impl Recipe {
         }
         names.join("; ")
     }
+}
+
+/// `int8`, `8da4w, groups of 32, mse`.
+fn describe_linear(mode: LinearMode, algorithm: Algorithm) -> String {
+    // The plain rule of `int8` goes without saying; so do the groups of codes that a checkpoint has.
+    let algorithm = Some(algorithm).filter(|_| (mode, algorithm) != (LinearMode::Int8, Algorithm::Affine));
+    describe(mode.name(), mode.group().filter(|_| algorithm != Some(Algorithm::Stored)), algorithm)
 }
 
 fn describe(name: &str, group: Option<usize>, algorithm: Option<Algorithm>) -> String {

@@ -150,11 +150,13 @@ impl Recipe {
         let base = Base {
             linear: match (keys.text("quantization-mode")?, keys.number("group-size")?) {
                 (None, None) => None,
-                (None, Some(_)) => return keys.wrong("group-size is for quantization-mode 8da4w and 4w".to_owned()),
+                (None, Some(_)) => {
+                    return keys.wrong("group-size is for a quantization-mode, and there is none".to_owned());
+                }
                 (Some(name), group) => Some(linear_mode(name, group).map_err(RecipeError)?),
             },
             embedding: keys.embedding()?,
-            algorithm: keys.one_of("weight-algorithm", &Algorithm::ALL, Algorithm::name)?.unwrap_or_default(),
+            algorithm: keys.one_of("weight-algorithm", &Algorithm::ALL, Algorithm::name)?,
             pt2e: keys.text("pt2e-quantize")?.map(str::to_owned),
             compat: keys.one_of("quant-compat", &Compat::ALL, Compat::name)?.unwrap_or_default(),
         };
@@ -177,17 +179,10 @@ impl Recipe {
 /// A source transform by its name, with its group size.
 ///
 /// # Errors
-/// A sentence, if there is none of that name, or it takes no group size.
+/// A sentence, if there is none of that name.
 pub fn linear_mode(name: &str, group: Option<usize>) -> Result<LinearMode, String> {
-    let Some(mode) = LinearMode::from_name(name, group) else {
-        return Err(format!("quantization-mode is {name}, expected one of {}", LinearMode::NAMES.join(", ")));
-    };
-    match (mode, group) {
-        (LinearMode::Int8, Some(1..)) => {
-            Err("group-size is for quantization-mode 8da4w and 4w; int8 has a scale for each channel".to_owned())
-        }
-        _ => Ok(mode),
-    }
+    LinearMode::from_name(name, group)
+        .ok_or_else(|| format!("quantization-mode is {name}, expected one of {}", LinearMode::NAMES.join(", ")))
 }
 
 fn parse_rule(index: usize, rule: &Value) -> Result<Rule, RecipeError> {

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::{Recipe, Rule};
 use crate::scheme::Compat;
-use crate::transform::{Algorithm, EmbeddingMode, LinearMode};
+use crate::transform::EmbeddingMode;
 
 /// A TOML string: literal where it can be, so that a regular expression reads as it was written.
 fn quoted(s: &str) -> String {
@@ -36,19 +36,15 @@ impl fmt::Display for Recipe {
         let b = &self.base;
         if let Some(mode) = b.linear {
             writeln!(f, "quantization-mode = '{}'", mode.name())?;
-            match mode {
-                LinearMode::Int8 => {}
-                LinearMode::Int8DynActInt4Weight { group } | LinearMode::Int4Weight { group } => {
-                    writeln!(f, "group-size = {group}")?;
-                }
+            if let Some(group) = mode.group() {
+                writeln!(f, "group-size = {group}")?;
             }
         }
         if let Some(e) = b.embedding {
             writeln!(f, "embedding-quantize = {}", embedding(e))?;
         }
-        let transforms = b.linear.is_some() || b.embedding.is_some() || b.pt2e.is_none() && !self.rules.is_empty();
-        if transforms || b.algorithm != Algorithm::default() {
-            writeln!(f, "weight-algorithm = '{}'", b.algorithm)?;
+        if let Some(algorithm) = b.algorithm {
+            writeln!(f, "weight-algorithm = '{algorithm}'")?;
         }
         if let Some(list) = &b.pt2e {
             writeln!(f, "pt2e-quantize = {}", quoted(list))?;

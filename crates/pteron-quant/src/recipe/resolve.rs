@@ -8,7 +8,7 @@ use pteron_ir::{Graph, Module, Op};
 use super::parse::linear_mode;
 use super::{Activation, Change, Recipe, RecipeError};
 use crate::near::{did_you_mean, suggestions};
-use crate::transform::{Algorithm, EmbeddingMode, LayerChoice, LayerKind, LinearMode};
+use crate::transform::{EmbeddingMode, LayerChoice, LayerKind, LinearMode};
 
 /// A recipe with the rule that each module of a model takes.
 #[derive(Clone, Debug)]
@@ -129,7 +129,8 @@ impl Recipe {
     pub(super) fn linear_choice(&self, number: usize) -> Result<Option<LayerChoice>, RecipeError> {
         let c = &self.rules[number].change;
         let mode = self.changed_mode(c).map_err(|e| RecipeError(format!("{}: {e}", self.rule_name(number))))?;
-        Ok(mode.map(|m| LayerChoice::Linear(m, c.algorithm.unwrap_or(self.base.algorithm))))
+        let algorithm = c.algorithm.or(self.base.algorithm);
+        Ok(mode.map(|m| LayerChoice::Linear(m, algorithm.unwrap_or(m.default_algorithm()))))
     }
 
     fn changed_mode(&self, c: &Change) -> Result<Option<LinearMode>, String> {
@@ -140,9 +141,8 @@ impl Recipe {
             return linear_mode(name, c.group).map(Some);
         }
         let (bits, activation, group) = match self.base.linear {
-            Some(LinearMode::Int8) => (8, Activation::Float, None),
-            Some(LinearMode::Int4Weight { group }) => (4, Activation::Float, Some(group)),
-            Some(LinearMode::Int8DynActInt4Weight { group }) => (4, Activation::Int8, Some(group)),
+            Some(m) if m.is_dynamic() => (m.bits(), Activation::Int8, m.group()),
+            Some(m) => (m.bits(), Activation::Float, m.group()),
             None => match c.bits {
                 Some(bits) => (bits, Activation::Float, None),
                 None => return Ok(None),
@@ -153,15 +153,18 @@ impl Recipe {
             (8, Activation::Float) => "int8",
             (4, Activation::Float) => "4w",
             (4, Activation::Int8) => "8da4w",
+            (8, Activation::Int8) => "8da8w",
             (bits, a) => {
                 return Err(format!(
                     "no source transform has {bits}-bit weights and {} activations; there are int8 (8 bits, float), 4w (4 \
-                     bits, float) and 8da4w (4 bits, int8)",
+                     bits, float), 8da4w (4 bits, int8) and 8da8w (8 bits, int8)",
                     a.name()
                 ));
             }
         };
-        linear_mode(name, c.group.or(if name == "int8" { None } else { group })).map(Some)
+        // A group size of 4-bit weights is not meant for 8-bit ones.
+        let same_bits = self.base.linear.is_some_and(|m| m.bits() == bits);
+        linear_mode(name, c.group.or(group.filter(|_| same_bits))).map(Some)
     }
 
     fn embedding_choice(&self, number: Option<usize>) -> Option<LayerChoice> {
@@ -170,7 +173,7 @@ impl Recipe {
         if c.keep_float {
             return None;
         }
-        let algorithm: Algorithm = c.algorithm.unwrap_or(self.base.algorithm);
+        let algorithm = c.algorithm.or(self.base.algorithm).unwrap_or_default();
         let base = c.embedding.or(self.base.embedding)?;
         let mode = match c.embedding {
             Some(mode) => mode,
@@ -207,7 +210,8 @@ impl Resolved {
         match (kind, rule) {
             (LayerKind::Linear, _) if self.recipe.base.pt2e.is_some() => Ok(None),
             (LayerKind::Linear, None) => {
-                Ok(self.recipe.base.linear.map(|m| LayerChoice::Linear(m, self.recipe.base.algorithm)))
+                let algorithm = |m: LinearMode| self.recipe.base.algorithm.unwrap_or(m.default_algorithm());
+                Ok(self.recipe.base.linear.map(|m| LayerChoice::Linear(m, algorithm(m))))
             }
             (LayerKind::Linear, Some(i)) => self.recipe.linear_choice(i),
             (LayerKind::Embedding, rule) => Ok(self.recipe.embedding_choice(rule)),
@@ -255,11 +259,7 @@ impl Resolved {
 
 fn describe(choice: LayerChoice) -> String {
     match choice {
-        LayerChoice::Linear(LinearMode::Int8, _) => "int8".to_owned(),
-        LayerChoice::Linear(
-            mode @ (LinearMode::Int8DynActInt4Weight { group } | LinearMode::Int4Weight { group }),
-            algorithm,
-        ) => super::describe(mode.name(), Some(group), Some(algorithm)),
+        LayerChoice::Linear(mode, algorithm) => super::describe_linear(mode, algorithm),
         LayerChoice::Embedding(e, algorithm) => {
             super::describe(&format!("{} bits", e.bits), Some(e.group), Some(algorithm))
         }

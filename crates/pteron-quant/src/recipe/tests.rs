@@ -83,7 +83,7 @@ fn the_first_rule_that_matches_counts() {
         "model.embed  embedding  8 bits, groups of 8, mse  (rule 3)\n\
          model.a      linear     8da4w, groups of 4, mse  (rule 2)\n\
          model.b      linear     8da4w, groups of 4, mse  (rule 2)\n\
-         head         linear     int8  (rule 1)\n"
+         head         linear     int8, mse  (rule 1)\n"
     );
 }
 
@@ -94,7 +94,12 @@ fn bits_and_activations_choose_a_mode() {
         Recipe::parse(&text).unwrap().resolve(&module()).unwrap().layer("head", LayerKind::Linear)
     };
     let hqq = Algorithm::Hqq;
-    assert_eq!(choice("bits = 8"), Some(LayerChoice::Linear(LinearMode::Int8, hqq)));
+    assert_eq!(choice("bits = 8"), Some(LayerChoice::Linear(LinearMode::Int8, Algorithm::Affine)));
+    assert_eq!(
+        choice("bits = 8\nactivation = 'int8'\ngroup-size = 8\nweight-algorithm = 'hqq'"),
+        Some(LayerChoice::Linear(LinearMode::Int8DynActInt8Weight { group: 8 }, hqq))
+    );
+    assert_eq!(choice("bits = 8\ngroup-size = 2"), Some(LayerChoice::Linear(LinearMode::Int8Groups { group: 2 }, hqq)));
     let dynamic = LinearMode::Int8DynActInt4Weight { group: 4 };
     assert_eq!(choice("activation = 'int8'"), Some(LayerChoice::Linear(dynamic, hqq)));
     assert_eq!(choice("keep-float = true"), None);
@@ -131,7 +136,6 @@ fn mistakes_are_named() {
         ("x = ", &["line 1"]),
         ("\n\nquantization-mode = 3", &["`quantization-mode` is 3", "a string"]),
         ("quantization-mode = '8da5w'", &["8da5w", "8da4w"]),
-        ("quantization-mode = 'int8'\ngroup-size = 32", &["int8 has a scale for each channel"]),
         ("group-size = 32", &["group-size is for"]),
         ("quantization-mode = 'int8'\npt2e-quantize = 'vulkan_8w'", &["both quantize linear layers"]),
         ("pt2e-quantize = 'xnnpack_dynamics'", &["did you mean xnnpack_dynamic"]),

@@ -77,7 +77,7 @@ pub(super) fn replace(
         let (path, old) = (node.path, node.outputs[0]);
         let mut r = Rewriter { module, graph, path };
         let float = r.tensor(old).dtype;
-        let codes: SharedSource = Arc::new(weight.codes.clone());
+        let codes = weight.codes.clone();
         let (op, source): (Op, SharedSource) = match mode.bits {
             8 => (Op::EmbeddingByteDType, codes),
             bits => {

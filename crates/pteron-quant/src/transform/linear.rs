@@ -1,7 +1,6 @@
-//! Linear layers: `int8`, `8da4w`, `4w`.
+//! Linear layers: `int8`, `8da4w`, `8da8w`, `4w`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use pteron_ir::{Arg, Def, Graph, Module, Op, ValueId, args};
 use pteron_tensor::DType;
@@ -16,8 +15,8 @@ pub(super) const WEIGHT: u16 = 1;
 /// | mode | becomes |
 /// |---|---|
 /// | `int8` | `linear(x, codes as x's type) · scales (+ bias)`, as ExecuTorch's `WeightOnlyInt8Linear` computes it |
-/// | `4w` | `linear(x, dequantize_affine(codes), bias)` |
-/// | `8da4w` | the same of `x` through `choose_qparams_affine`, `quantize_affine`, `dequantize_affine`, one scale a token; layers that read the same `x` share this |
+/// | `4w`, `int8` in groups | `linear(x, dequantize_affine(codes), bias)` |
+/// | `8da4w`, `8da8w` | the same of `x` through `choose_qparams_affine`, `quantize_affine`, `dequantize_affine`, one scale a token; layers that read the same `x` share this |
 pub(super) fn replace(
     graph: &mut Graph,
     module: &mut Module,
@@ -30,7 +29,7 @@ pub(super) fn replace(
     let mut count = 0;
     // Activations that an earlier layer has sent through codes already.
     let mut shared: BTreeMap<ValueId, ValueId> = BTreeMap::new();
-    if matches!(mode, LinearMode::Int8DynActInt4Weight { .. }) {
+    if mode.is_dynamic() {
         for &n in &nodes {
             let node = &graph.nodes[n];
             if node.op == Op::DequantizeAffine
@@ -51,7 +50,7 @@ pub(super) fn replace(
         let (path, bias) = (node.path, node.args.get(2).cloned().unwrap_or(Arg::None));
         let mut r = Rewriter { module, graph, path };
         let float = r.tensor(x).dtype;
-        let codes = r.constant(&weight.name, Arc::new(weight.codes.clone()));
+        let codes = r.constant(&weight.name, weight.codes.clone());
         let scales = r.constant(&format!("{}_scale", weight.name), weight.scales.clone());
         let scales = if float == DType::F32 { scales } else { r.one(Op::ToCopy, args![scales, float].into())? };
         let arguments: Vec<Arg> = match mode {
@@ -66,8 +65,8 @@ pub(super) fn replace(
                 r.graph.replace_uses(old, y);
                 continue;
             }
-            LinearMode::Int4Weight { group: _ } => vec![x.into()],
-            LinearMode::Int8DynActInt4Weight { group: _ } => {
+            LinearMode::Int4Weight { group: _ } | LinearMode::Int8Groups { group: _ } => vec![x.into()],
+            LinearMode::Int8DynActInt4Weight { group: _ } | LinearMode::Int8DynActInt8Weight { group: _ } => {
                 let known = shared.get(&x).copied().filter(|&v| before(r.graph, v));
                 let x = match known {
                     Some(v) => v,

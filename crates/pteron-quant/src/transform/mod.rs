@@ -6,6 +6,7 @@
 mod embedding;
 mod linear;
 mod scales;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,10 @@ use crate::observer::Layout;
 use crate::pt2e::{CodesSource, Rounding};
 use crate::weight::{Method, WeightError};
 
+use stored::Stored;
+
+pub use stored::Lookup;
+
 /// How the scales of weights are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Algorithm {
@@ -36,11 +41,13 @@ pub enum Algorithm {
     Hqq,
     /// A search for the least squared error.
     Mse,
+    /// None: codes and scales are those that the checkpoint has. What it has no codes of stays float.
+    Stored,
 }
 
 impl Algorithm {
     /// All, as `--weight-algorithm` spells them.
-    pub const ALL: [Algorithm; 3] = [Algorithm::Affine, Algorithm::Hqq, Algorithm::Mse];
+    pub const ALL: [Algorithm; 4] = [Algorithm::Affine, Algorithm::Hqq, Algorithm::Mse, Algorithm::Stored];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -48,6 +55,7 @@ impl Algorithm {
             Algorithm::Affine => "affine",
             Algorithm::Hqq => "hqq",
             Algorithm::Mse => "mse",
+            Algorithm::Stored => "stored",
         }
     }
 }
@@ -63,6 +71,16 @@ impl fmt::Display for Algorithm {
 pub enum LinearMode {
     /// `int8`: weights per output channel, activations float.
     Int8,
+    /// `int8` with a group size: 8-bit weights in groups, activations float.
+    Int8Groups {
+        /// Columns of a group, at least 1.
+        group: usize,
+    },
+    /// `8da8w`: 8-bit weights, 8-bit activations whose range is chosen for each token at run time.
+    Int8DynActInt8Weight {
+        /// Columns of a group; 0 for whole rows.
+        group: usize,
+    },
     /// `8da4w`: 4-bit weights in groups, 8-bit activations whose range is chosen for each token at run time.
     Int8DynActInt4Weight {
         /// Columns of a group; 0 for whole rows.
@@ -77,12 +95,17 @@ pub enum LinearMode {
 
 impl LinearMode {
     /// The modes' names.
-    pub const NAMES: [&str; 3] = ["int8", "8da4w", "4w"];
+    pub const NAMES: [&str; 4] = ["int8", "8da4w", "4w", "8da8w"];
 
-    /// The mode called `name`, with a group size or ExecuTorch's default for the mode: 128 for `8da4w`, 256 for `4w`.
+    /// The mode called `name`, with a group size or the default for the mode: ExecuTorch's 128 for `8da4w` and 256 for `4w`,
+    /// whole rows for `int8` and `8da8w`.
     pub fn from_name(name: &str, group: Option<usize>) -> Option<LinearMode> {
         Some(match name {
-            "int8" => LinearMode::Int8,
+            "int8" => match group.unwrap_or(0) {
+                0 => LinearMode::Int8,
+                group => LinearMode::Int8Groups { group },
+            },
+            "8da8w" => LinearMode::Int8DynActInt8Weight { group: group.unwrap_or(0) },
             "8da4w" => LinearMode::Int8DynActInt4Weight { group: group.unwrap_or(128) },
             "4w" => LinearMode::Int4Weight { group: group.unwrap_or(256) },
             _ => return None,
@@ -92,9 +115,42 @@ impl LinearMode {
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
-            LinearMode::Int8 => "int8",
+            LinearMode::Int8 | LinearMode::Int8Groups { .. } => "int8",
+            LinearMode::Int8DynActInt8Weight { .. } => "8da8w",
             LinearMode::Int8DynActInt4Weight { .. } => "8da4w",
             LinearMode::Int4Weight { .. } => "4w",
+        }
+    }
+
+    /// Columns of a group, 0 for whole rows; `None` for the mode that has no groups.
+    pub const fn group(self) -> Option<usize> {
+        match self {
+            LinearMode::Int8 => None,
+            LinearMode::Int8Groups { group }
+            | LinearMode::Int8DynActInt8Weight { group }
+            | LinearMode::Int8DynActInt4Weight { group }
+            | LinearMode::Int4Weight { group } => Some(group),
+        }
+    }
+
+    /// Bits of a code.
+    pub const fn bits(self) -> u32 {
+        match self {
+            LinearMode::Int8 | LinearMode::Int8Groups { .. } | LinearMode::Int8DynActInt8Weight { .. } => 8,
+            LinearMode::Int8DynActInt4Weight { .. } | LinearMode::Int4Weight { .. } => 4,
+        }
+    }
+
+    /// Whether activations are codes of 8 bits, chosen at run time.
+    pub const fn is_dynamic(self) -> bool {
+        matches!(self, LinearMode::Int8DynActInt8Weight { .. } | LinearMode::Int8DynActInt4Weight { .. })
+    }
+
+    /// How the mode's scales are chosen where nothing says how: ExecuTorch's ways.
+    pub const fn default_algorithm(self) -> Algorithm {
+        match self {
+            LinearMode::Int8 => Algorithm::Affine,
+            _ => Algorithm::Hqq,
         }
     }
 }
@@ -147,7 +203,7 @@ impl LayerKind {
 /// What becomes of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerChoice {
-    /// A linear layer. `int8` chooses scales in its own way, but for [`Algorithm::Mse`].
+    /// A linear layer.
     Linear(LinearMode, Algorithm),
     /// An embedding.
     Embedding(EmbeddingMode, Algorithm),
@@ -172,6 +228,7 @@ impl LayerChoice {
 /// What is transformed: a choice for each layer, by its module path; `None` leaves it float.
 pub struct Transform<'a> {
     choose: &'a dyn Fn(&str, LayerKind) -> Option<LayerChoice>,
+    stored: Option<Lookup<'a>>,
 }
 
 impl fmt::Debug for Transform<'_> {
@@ -185,6 +242,8 @@ impl fmt::Debug for Transform<'_> {
 pub struct TransformReport {
     /// Layers that were quantized.
     pub quantized: usize,
+    /// Those of them whose codes are the checkpoint's.
+    pub taken_over: usize,
     /// Module paths of layers that stay float, with the reason.
     pub kept: Vec<(String, String)>,
 }
@@ -227,7 +286,14 @@ fn first(kept: &[(String, String)]) -> String {
 impl<'a> Transform<'a> {
     /// A transform of the layers for which `choose` gives something.
     pub fn new(choose: &'a dyn Fn(&str, LayerKind) -> Option<LayerChoice>) -> Transform<'a> {
-        Transform { choose }
+        Transform { choose, stored: None }
+    }
+
+    /// Where [`Algorithm::Stored`] finds codes; without it there are none.
+    #[must_use]
+    pub fn stored(mut self, lookup: Lookup<'a>) -> Transform<'a> {
+        self.stored = Some(lookup);
+        self
     }
 
     /// Transforms every graph of `modules`, computing scales on the threads of `ctx`. Modules of one model share them: a weight
@@ -271,18 +337,24 @@ impl<'a> Transform<'a> {
         let found = |known: &[(String, LayerChoice, Arc<[f32]>)], job: &Job| {
             known.iter().find(|(name, choice, _)| *name == job.name && *choice == job.choice).map(|k| Arc::clone(&k.2))
         };
-        if jobs.iter().any(|j| found(known, j).is_none()) {
-            let scales = scales::find(&jobs, moments, ctx, progress)?;
-            known.extend(jobs.iter().zip(scales).map(|(j, scales)| (j.name.clone(), j.choice, scales.into())));
+        let searched: Vec<&Job> = jobs.iter().filter(|j| j.stored.is_none() && found(known, j).is_none()).collect();
+        if !searched.is_empty() {
+            let scales = scales::find(&searched, moments, ctx, progress)?;
+            known.extend(searched.iter().zip(scales).map(|(j, scales)| (j.name.clone(), j.choice, scales.into())));
         }
         for job in jobs {
-            let Some(scales) = found(known, &job) else { continue };
-            let weight = Weight::new(module, &job, scales)?;
+            let weight = match (&job.stored, found(known, &job)) {
+                (Some(stored), _) => Weight::stored(module, &job, stored)?,
+                (None, Some(scales)) => Weight::new(module, &job, scales)?,
+                (None, None) => continue,
+            };
             for graph in graphs.iter_mut() {
-                report.quantized += match job.choice {
+                let replaced = match job.choice {
                     LayerChoice::Linear(mode, _) => linear::replace(graph, module, &job.readers, mode, &weight)?,
                     LayerChoice::Embedding(mode, _) => embedding::replace(graph, module, &job.readers, mode, &weight)?,
                 };
+                report.quantized += replaced;
+                report.taken_over += if job.stored.is_some() { replaced } else { 0 };
             }
         }
         Ok(report)
@@ -296,7 +368,8 @@ impl<'a> Transform<'a> {
         report: &mut TransformReport,
     ) -> Result<Vec<Job>, TransformError> {
         let mut jobs: Vec<Job> = Vec::new();
-        let mut wanted: Vec<LayerKind> = Vec::new();
+        // The kinds that are asked for, and whether only of the checkpoint's codes.
+        let mut wanted: Vec<(LayerKind, bool)> = Vec::new();
         for graph in graphs {
             for n in graph.all_nodes() {
                 let node = &graph.nodes[n];
@@ -308,27 +381,35 @@ impl<'a> Transform<'a> {
                 {
                     return Err(TransformError::Bits(e.bits));
                 }
-                if !wanted.contains(&kind) {
-                    wanted.push(kind);
+                let stored = choice.algorithm() == Algorithm::Stored;
+                match wanted.iter_mut().find(|(known, _)| *known == kind) {
+                    Some((_, all_stored)) => *all_stored &= stored,
+                    None => wanted.push((kind, stored)),
                 }
                 let Some(Arg::Value(v)) = node.args.get(usize::from(argument)) else { continue };
                 let Def::Const(constant) = graph.values[*v].def else {
                     report.kept.push((path.to_string(), "its weight is no constant".to_owned()));
                     continue;
                 };
-                if let Some(job) = jobs.iter_mut().find(|j| j.readers.constant == constant && j.choice == choice) {
+                if let Some(job) = jobs.iter_mut().find(|j| j.readers.constant == constant && j.asked == choice) {
                     job.readers.paths.insert(path.to_string());
                     continue;
                 }
-                match Job::new(module, constant, path, choice) {
+                match Job::new(module, constant, path, choice, self.stored)? {
                     Ok(job) => jobs.push(job),
                     Err(why) => report.kept.push((path.to_string(), why)),
                 }
             }
         }
-        match wanted.into_iter().find(|w| !jobs.iter().any(|j| j.choice.layer() == *w)) {
+        let kinds = |kind: LayerKind| jobs.iter().any(|j| j.choice.layer() == kind);
+        match wanted.iter().find(|(kind, _)| !kinds(*kind)) {
+            // Of a checkpoint's codes as many are taken over as there are, at least one.
+            Some((_, true)) if !jobs.is_empty() => Ok(jobs),
+            Some((_, true)) => Err(TransformError::Nothing { what: "layer", kept: std::mem::take(&mut report.kept) }),
+            Some((kind, false)) => {
+                Err(TransformError::Nothing { what: kind.name(), kept: std::mem::take(&mut report.kept) })
+            }
             None => Ok(jobs),
-            Some(kind) => Err(TransformError::Nothing { what: kind.name(), kept: std::mem::take(&mut report.kept) }),
         }
     }
 }
@@ -336,20 +417,18 @@ impl<'a> Transform<'a> {
 impl LayerChoice {
     fn group(self) -> usize {
         match self {
-            LayerChoice::Linear(LinearMode::Int8, _) => 0,
-            LayerChoice::Linear(LinearMode::Int8DynActInt4Weight { group } | LinearMode::Int4Weight { group }, _) => {
-                group
-            }
+            LayerChoice::Linear(mode, _) => mode.group().unwrap_or(0),
             LayerChoice::Embedding(e, _) => e.group,
         }
     }
 
     fn range(self) -> (i64, i64) {
-        match self {
-            LayerChoice::Linear(LinearMode::Int8, _) => (-128, 127),
-            LayerChoice::Linear(LinearMode::Int8DynActInt4Weight { .. } | LinearMode::Int4Weight { .. }, _) => (-8, 7),
-            LayerChoice::Embedding(e, _) => (-(1 << (e.bits - 1)), (1 << (e.bits - 1)) - 1),
-        }
+        let bits = match self {
+            LayerChoice::Linear(mode, _) => mode.bits(),
+            LayerChoice::Embedding(e, _) => e.bits,
+        };
+        let half = 1i64 << (bits - 1);
+        (-half, half - 1)
     }
 }
 
@@ -374,7 +453,11 @@ impl Readers {
 struct Job {
     readers: Readers,
     name: String,
+    /// What was asked for.
+    asked: LayerChoice,
+    /// What is made: another width and group than asked for, where codes are the checkpoint's.
     choice: LayerChoice,
+    stored: Option<Stored>,
     source: SharedSource,
     rows: usize,
     columns: usize,
@@ -383,22 +466,41 @@ struct Job {
 
 impl Job {
     /// `Err` says why the layer stays float.
-    fn new(module: &Module, constant: ConstId, path: &str, choice: LayerChoice) -> Result<Job, String> {
+    fn new(
+        module: &Module,
+        constant: ConstId,
+        path: &str,
+        asked: LayerChoice,
+        lookup: Option<Lookup<'_>>,
+    ) -> Result<Result<Job, String>, TransformError> {
         let c = &module.constants[constant];
-        let ConstData::Source(source) = &c.data else { return Err("its weight has no bytes here".to_owned()) };
+        let ConstData::Source(source) = &c.data else { return Ok(Err("its weight has no bytes here".to_owned())) };
         let source = CastSource::wrap(source.clone(), DType::F32);
-        let &[rows, columns] = source.shape() else { return Err("its weight is no matrix".to_owned()) };
+        let &[rows, columns] = source.shape() else { return Ok(Err("its weight is no matrix".to_owned())) };
+        let mut stored = None;
+        if asked.algorithm() == Algorithm::Stored {
+            let found = lookup.map_or_else(|| Ok(Err(stored::NO_CODES.to_owned())), |find| find(&c.name))?;
+            let taken = match found {
+                Ok(codes) => Stored::new(&codes, asked, [rows, columns])?,
+                Err(why) => Err(why),
+            };
+            match taken {
+                Ok(taken) => stored = Some(taken),
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+        let choice = stored.as_ref().map_or(asked, |s| s.choice);
         let group = if choice.group() == 0 { columns } else { choice.group() };
         if columns == 0 || !columns.is_multiple_of(group) {
-            return Err(format!("the group size {group} does not divide its {columns} columns"));
+            return Ok(Err(format!("the group size {group} does not divide its {columns} columns")));
         }
         if let LayerChoice::Embedding(e, _) = choice
             && !columns.is_multiple_of(8 / e.bits as usize)
         {
-            return Err(format!("its {columns} columns do not fill bytes of {} bits a code", e.bits));
+            return Ok(Err(format!("its {columns} columns do not fill bytes of {} bits a code", e.bits)));
         }
         let readers = Readers { constant, paths: BTreeSet::from([path.to_owned()]) };
-        Ok(Job { readers, name: c.name.to_string(), choice, source, rows, columns, group })
+        Ok(Ok(Job { readers, name: c.name.to_string(), asked, choice, stored, source, rows, columns, group }))
     }
 
     fn label(&self) -> TensorLabel {
@@ -408,12 +510,14 @@ impl Job {
 
     fn method<'m>(&self, moments: Option<&'m Moments>) -> Method<'m> {
         match self.choice {
-            LayerChoice::Linear(LinearMode::Int8, Algorithm::Affine | Algorithm::Hqq) => Method::Int8,
-            LayerChoice::Linear(_, Algorithm::Affine) | LayerChoice::Embedding(_, Algorithm::Affine) => Method::Affine,
-            LayerChoice::Linear(_, Algorithm::Hqq) | LayerChoice::Embedding(_, Algorithm::Hqq) => Method::Hqq,
+            LayerChoice::Linear(LinearMode::Int8, Algorithm::Affine) => Method::Int8,
             // A token's row of an embedding is read or not read: its columns have no inputs of their own.
             LayerChoice::Embedding(_, Algorithm::Mse) => Method::Mse(None),
             LayerChoice::Linear(_, Algorithm::Mse) => Method::Mse(moments.and_then(|m| m.of(&self.name))),
+            LayerChoice::Linear(_, Algorithm::Hqq) | LayerChoice::Embedding(_, Algorithm::Hqq) => Method::Hqq,
+            // Stored scales are not searched.
+            LayerChoice::Linear(_, Algorithm::Affine | Algorithm::Stored)
+            | LayerChoice::Embedding(_, Algorithm::Affine | Algorithm::Stored) => Method::Affine,
         }
     }
 }
@@ -421,7 +525,7 @@ impl Job {
 /// A quantized weight.
 struct Weight {
     name: String,
-    codes: CodesSource,
+    codes: SharedSource,
     scales: Arc<MemorySource>,
     group: usize,
     range: (i64, i64),
@@ -432,13 +536,25 @@ impl Weight {
         let range = job.choice.range();
         let source = |e: String| TransformError::Source(e);
         let format = IntFormat::new(DType::I8, range.0, range.1).map_err(|e| source(e.to_string()))?;
-        let rounding = match job.choice {
-            LayerChoice::Linear(LinearMode::Int8, _) => Rounding::Quotient,
-            LayerChoice::Linear(_, algorithm) | LayerChoice::Embedding(_, algorithm) => match algorithm {
-                Algorithm::Hqq | Algorithm::Mse => Rounding::Quotient,
-                Algorithm::Affine => Rounding::Reciprocal,
-            },
+        let rounding = match job.method(None) {
+            Method::Affine => Rounding::Reciprocal,
+            Method::Int8 | Method::Hqq | Method::Mse(_) => Rounding::Quotient,
         };
+        let (name, tensor) = Weight::names(module, job, &scales)?;
+        let layout = Layout::PerBlock { block_size: vec![1, job.group] };
+        let codes = CodesSource::symmetric(job.source.clone(), scales, &layout, format, rounding).map_err(source)?;
+        Ok(Weight { name, codes: Arc::new(codes), scales: Arc::new(tensor), group: job.group, range })
+    }
+
+    /// A weight whose codes are the checkpoint's.
+    fn stored(module: &Module, job: &Job, stored: &Stored) -> Result<Weight, TransformError> {
+        let (name, tensor) = Weight::names(module, job, &stored.scales)?;
+        let range = job.choice.range();
+        Ok(Weight { name, codes: stored.codes.clone(), scales: Arc::new(tensor), group: job.group, range })
+    }
+
+    /// What the codes are called, and the scales as a tensor.
+    fn names(module: &Module, job: &Job, scales: &[f32]) -> Result<(String, MemorySource), TransformError> {
         let groups = job.columns / job.group;
         // Where a scale is for a whole row it stands alone, as ExecuTorch's `squeeze` has it.
         let shape: &[usize] = if groups == 1 { &[job.rows] } else { &[job.rows, groups] };
@@ -447,10 +563,8 @@ impl Weight {
             LayerChoice::Embedding(..) => "_embedding",
         };
         let name = unique(module, &format!("{}{suffix}_quantized", job.name));
-        let tensor = MemorySource::of(&format!("{name}_scale"), shape, &scales).map_err(|e| source(e.to_string()))?;
-        let layout = Layout::PerBlock { block_size: vec![1, job.group] };
-        let codes = CodesSource::symmetric(job.source.clone(), scales, &layout, format, rounding).map_err(source)?;
-        Ok(Weight { name, codes, scales: Arc::new(tensor), group: job.group, range })
+        let tensor = MemorySource::of(&format!("{name}_scale"), shape, scales);
+        Ok((name, tensor.map_err(|e| TransformError::Source(e.to_string()))?))
     }
 }
 

@@ -25,7 +25,7 @@ type Found = Result<(Vec<f32>, Changes), TransformError>;
 
 /// The scales of each job, row by row. `progress` is called with the jobs done and all.
 pub(super) fn find(
-    jobs: &[Job],
+    jobs: &[&Job],
     moments: Option<&Moments>,
     ctx: &Context,
     progress: &mut dyn FnMut(usize, usize),
@@ -67,7 +67,7 @@ pub(super) fn find(
 
 /// Calls `take` with each piece's scales, in the order of the pieces.
 fn run(
-    jobs: &[Job],
+    jobs: &[&Job],
     moments: Option<&Moments>,
     ctx: &Context,
     pieces: &[Piece],
@@ -77,7 +77,7 @@ fn run(
     for pieces in pieces.chunks(batch) {
         let slots: Vec<Mutex<Option<Found>>> = pieces.iter().map(|_| Mutex::new(None)).collect();
         ctx.pool().run(pieces.len(), &|i| {
-            let job = &jobs[pieces[i].job];
+            let job = jobs[pieces[i].job];
             let found = piece(job, &pieces[i], job.method(moments));
             *slots[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         });

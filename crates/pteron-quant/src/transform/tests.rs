@@ -1,5 +1,5 @@
 use pteron_ir::{GraphBuilder, TensorType, args, print, verify};
-use pteron_tensor::{MemorySource, read_all};
+use pteron_tensor::{GroupedCodes, MemorySource, read_all};
 
 use super::*;
 use crate::weight::{self, Matrix};
@@ -70,7 +70,7 @@ fn weights_in_groups_are_torchaos() {
         (Algorithm::Hqq, HQQ, [0, 3, 5, 7, 7, 7, 6, 4, 2, -1, -4, -6, -8, -8, -7, -5]),
     ] {
         let (m, report, text) = apply(All { linear: Some(mode), embedding: None, algorithm });
-        assert_eq!(report, TransformReport { quantized: 2, kept: Vec::new() });
+        assert_eq!(report, TransformReport { quantized: 2, ..TransformReport::default() });
         let got: Vec<f32> = bytemuck::pod_collect_to_vec(&constant(&m, "model.a.weight_quantized_scale"));
         for (g, e) in got.iter().zip(scales) {
             assert!((g - e).abs() <= 4.0 * f32::EPSILON * e, "{g} {e}");
@@ -84,17 +84,24 @@ fn weights_in_groups_are_torchaos() {
 
 #[test]
 fn codes_are_those_that_the_algorithms_give() {
-    for algorithm in Algorithm::ALL {
-        for (mode, group) in [(LinearMode::Int4Weight { group: 4 }, 4), (LinearMode::Int8, 16)] {
+    for algorithm in [Algorithm::Affine, Algorithm::Hqq, Algorithm::Mse] {
+        let modes = [
+            (LinearMode::Int4Weight { group: 4 }, 4),
+            (LinearMode::Int8, 16),
+            (LinearMode::Int8Groups { group: 8 }, 8),
+            (LinearMode::Int8DynActInt8Weight { group: 0 }, 16),
+        ];
+        for (mode, group) in modes {
             let (m, ..) = apply(All { linear: Some(mode), embedding: None, algorithm });
             let label = TensorLabel::new("model.a", "weight");
             let values = wave(64);
             let matrix = Matrix::new(&label, &values, 4, 16).unwrap();
+            let range = if mode.bits() == 4 { (-8, 7) } else { (-128, 127) };
             let expected = match (mode, algorithm) {
-                (LinearMode::Int8, _) => weight::int8(&label, matrix).unwrap(),
-                (_, Algorithm::Affine) => weight::affine(&label, matrix, group, (-8, 7)).unwrap(),
-                (_, Algorithm::Hqq) => weight::hqq(&label, matrix, group, (-8, 7)).unwrap(),
-                (_, Algorithm::Mse) => weight::mse(&label, matrix, group, (-8, 7), None).unwrap(),
+                (LinearMode::Int8, Algorithm::Affine) => weight::int8(&label, matrix).unwrap(),
+                (_, Algorithm::Affine) => weight::affine(&label, matrix, group, range).unwrap(),
+                (_, Algorithm::Hqq) => weight::hqq(&label, matrix, group, range).unwrap(),
+                _ => weight::mse(&label, matrix, group, range, None).unwrap(),
             };
             let codes = constant(&m, "model.a.weight_quantized");
             assert_eq!(bytemuck::cast_slice::<u8, i8>(&codes), expected.codes);
@@ -177,8 +184,105 @@ fn layers_can_be_chosen_one_by_one() {
     };
     let report = Transform::new(&choose).apply(&mut [&mut m], None, &Context::new(1), &mut |_, _| {}).unwrap();
     verify::module(&m).unwrap();
-    assert_eq!(report, TransformReport { quantized: 2, kept: Vec::new() });
+    assert_eq!(report, TransformReport { quantized: 2, ..TransformReport::default() });
     let text = print::graph(&m.graphs[0]);
     assert_eq!((text.matches("dequantize_affine").count(), text.matches("aten::mul").count()), (1, 1), "{text}");
     assert_eq!(m.constants.values().filter(|c| c.name.contains("_scale")).count(), 2);
+}
+
+fn codes_of(bits: u32, most: i8, scales: &[f32], shape: [usize; 2]) -> GroupedCodes {
+    let codes: Vec<i8> = (0..64).map(|i| (i % (2 * i16::from(most) + 1) - i16::from(most)) as i8).collect();
+    let codes = Arc::new(MemorySource::of("w.codes", &shape, &codes).unwrap());
+    let groups = scales.len() / shape[0];
+    let scales = Arc::new(MemorySource::of("w.scales", &[shape[0], groups], scales).unwrap());
+    GroupedCodes::new(codes, scales, bits).unwrap()
+}
+
+fn stored(group: usize, bits: u32, most: i8) -> GroupedCodes {
+    // Scales may be negative, as llama.cpp's are.
+    let scales: Vec<f32> = (0..64 / group).map(|i| 0.5 - i as f32 / 8.0).collect();
+    codes_of(bits, most, &scales, [4, 16])
+}
+
+#[test]
+fn stored_codes_are_taken_over_as_they_are() {
+    let mode = |linear| LayerChoice::Linear(linear, Algorithm::Stored);
+    let embedding = |bits, group| LayerChoice::Embedding(EmbeddingMode { bits, group }, Algorithm::Stored);
+    let dynamic = LinearMode::Int8DynActInt4Weight { group: 4 };
+    // What was asked for, what the codes are, and what is made of both.
+    for (asked, group, bits, made) in [
+        (mode(LinearMode::Int4Weight { group: 16 }), 8, 4, mode(LinearMode::Int4Weight { group: 8 })),
+        (mode(LinearMode::Int4Weight { group: 16 }), 8, 8, mode(LinearMode::Int8Groups { group: 8 })),
+        (mode(dynamic), 8, 4, mode(LinearMode::Int8DynActInt4Weight { group: 8 })),
+        (mode(dynamic), 16, 8, mode(LinearMode::Int8DynActInt8Weight { group: 0 })),
+        (mode(LinearMode::Int8), 8, 4, mode(LinearMode::Int8Groups { group: 8 })),
+        (mode(LinearMode::Int8Groups { group: 4 }), 16, 8, mode(LinearMode::Int8)),
+        (embedding(4, 0), 8, 8, embedding(8, 8)),
+        (embedding(8, 0), 16, 4, embedding(8, 0)),
+    ] {
+        let codes = stored(group, bits, if bits == 8 { 127 } else { 7 });
+        assert_eq!(stored::Stored::new(&codes, asked, [4, 16]).unwrap().unwrap().choice, made);
+        let mut m = module();
+        let lookup = |name: &str| match name {
+            "model.a.weight" | "model.e.weight" => Ok(Ok(codes.clone())),
+            other => panic!("{other}"),
+        };
+        let choose = |_: &str, kind| (asked.layer() == kind).then_some(asked);
+        let transform = Transform::new(&choose).stored(&lookup);
+        let report = transform.apply(&mut [&mut m], None, &Context::new(1), &mut |_, _| {}).unwrap();
+        verify::module(&m).unwrap();
+        assert!(report.kept.is_empty() && report.taken_over == report.quantized && report.quantized > 0);
+        let name = match asked.layer() {
+            LayerKind::Linear => "model.a.weight_quantized",
+            LayerKind::Embedding => "model.e.weight_embedding_quantized",
+        };
+        assert_eq!(constant(&m, name), read_all(codes.codes().as_ref()).unwrap().to_vec(), "{asked:?}");
+        let scales: Vec<f32> = bytemuck::pod_collect_to_vec(&constant(&m, &format!("{name}_scale")));
+        let expected: Vec<f32> = bytemuck::pod_collect_to_vec(&read_all(codes.scales().as_ref()).unwrap());
+        assert_eq!(scales, expected, "{asked:?}");
+    }
+}
+
+#[test]
+fn what_has_no_codes_stays_float() {
+    let choose = |_: &str, kind: LayerKind| match kind {
+        LayerKind::Linear => Some(LayerChoice::Linear(LinearMode::Int8, Algorithm::Stored)),
+        LayerKind::Embedding => Some(LayerChoice::Embedding(EmbeddingMode { bits: 8, group: 0 }, Algorithm::Stored)),
+    };
+    let go = |lookup: Lookup<'_>| {
+        let mut m = module();
+        let report =
+            Transform::new(&choose).stored(lookup).apply(&mut [&mut m], None, &Context::new(1), &mut |_, _| {});
+        report.map(|r| (r, m))
+    };
+    let (report, m) = go(&|name| match name {
+        "model.a.weight" => Ok(Ok(stored(8, 8, 127))),
+        _ => Ok(Err("it is stored as Q4_K".to_owned())),
+    })
+    .unwrap();
+    assert_eq!((report.quantized, report.taken_over), (2, 2));
+    assert_eq!(report.kept, [("model.e".to_owned(), "it is stored as Q4_K".to_owned())]);
+    assert!(print::graph(&m.graphs[0]).contains("aten::embedding"));
+    // None at all, by itself or because nothing is asked.
+    let none = go(&|_| Ok(Err("it is stored as Q4_K".to_owned()))).unwrap_err().to_string();
+    assert!(none.contains("no layer") && none.contains("`model.e`") && none.contains("Q4_K"), "{none}");
+    // Scales and codes that do not fit.
+    let bad = |codes: GroupedCodes| go(&|_| Ok(Ok(codes.clone()))).unwrap_err().to_string();
+    let infinite = bad(codes_of(8, 127, &[1.0, 1.0, 1.0, f32::INFINITY, 1.0, 1.0, 1.0, 1.0], [4, 16]));
+    assert!(infinite.contains("the scale of group 1 of row 1 of its weight is inf"), "{infinite}");
+    let turned = bad(codes_of(8, 127, &[1.0; 16], [16, 4]));
+    assert!(turned.contains("its codes have the shape [16, 4], expected [4, 16]"), "{turned}");
+    // A code of 8 bits among those that are said to have 4.
+    let wide = stored(8, 4, 127);
+    let mut m = module();
+    let choose = |_: &str, kind: LayerKind| {
+        (kind == LayerKind::Linear)
+            .then_some(LayerChoice::Linear(LinearMode::Int4Weight { group: 8 }, Algorithm::Stored))
+    };
+    let lookup = |_: &str| Ok(Ok(wide.clone()));
+    Transform::new(&choose).stored(&lookup).apply(&mut [&mut m], None, &Context::new(1), &mut |_, _| {}).unwrap();
+    let c = m.constants.values().find(|c| c.name.as_ref() == "model.a.weight_quantized").unwrap();
+    let ConstData::Source(source) = &c.data else { panic!("no source") };
+    let said = read_all(source.as_ref()).unwrap_err().to_string();
+    assert!(said.contains("w.codes") && said.contains("code -127 in row 0, column 0, expected -8 to 7"), "{said}");
 }

@@ -1,7 +1,7 @@
 //! Linear layers: which ones XNNPACK computes, and how their weights and activations are quantized.
 
 use pteron_ir::{Arg, ConstId, Def, Graph, Module, Node, NodeId, Op, TensorType, ValueId};
-use pteron_tensor::{DType, read_all};
+use pteron_tensor::{CastSource, DType, read_all};
 use smallvec::SmallVec;
 
 use super::constants::{Form, source_of};
@@ -233,6 +233,14 @@ fn is_zero(module: &Module, c: ConstId) -> bool {
     source_of(module, c).is_ok_and(|s| zeros(s.as_ref()))
 }
 
+/// The first scale of a weight that XNNPACK refuses, which wants normal numbers above 0.
+fn odd_scale(module: &Module, scales: ConstId) -> Verdict<Option<f32>> {
+    let source = source_of(module, scales).map_err(|e| e.to_string())?;
+    let bytes = read_all(CastSource::wrap(source.clone(), DType::F32).as_ref()).map_err(|e| e.to_string())?;
+    let scales = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+    Ok(scales.into_iter().find(|s| !(s.is_normal() && *s > 0.0)))
+}
+
 fn quantized_weight(module: &Module, graph: &Graph, dq: &Node) -> Verdict<Weight> {
     let none = || "its weight has no constant codes and scales".to_owned();
     let Some(at) = dequantize(dq.op) else { return Err(none()) };
@@ -251,6 +259,9 @@ fn quantized_weight(module: &Module, graph: &Graph, dq: &Node) -> Verdict<Weight
         },
         Some(Arg::None) | None => {}
         Some(_) => return Err("its weight has zero points other than 0".to_owned()),
+    }
+    if let Some(scale) = odd_scale(module, scales)? {
+        return Err(format!("its weight has a scale of {scale}, XNNPACK wants normal numbers above 0"));
     }
     let sizes = ty.fixed_sizes().ok_or_else(none)?;
     let &[_, columns] = sizes.as_slice() else { return Err(format!("its weight is {ty}, expected a matrix")) };

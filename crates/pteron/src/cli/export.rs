@@ -18,7 +18,7 @@ pub(super) fn run(a: &ExportArgs) -> Done {
     let out = high::output_file(a, checkpoint)?;
     let exporter = exporter(a, checkpoint)?;
     if a.print_plan {
-        return print_plan(a, exporter);
+        return print_plan(exporter);
     }
     if a.verbose {
         say(&format!("{}: {} tensors", checkpoint.display(), exporter.checkpoint().tensors().len()));
@@ -89,6 +89,9 @@ pub(super) fn exporter<'p>(a: &ExportArgs, checkpoint: &Path) -> Result<Exporter
         .calibration(calibration)
         .evaluation(high::gate(&a.gate)?)
         .bare(a.bare);
+    if let Some(layout) = high::pre_quantized(&a.preq)? {
+        exporter = exporter.pre_quantized(layout);
+    }
     if let Some(options) = high::qnn(a)? {
         exporter = exporter.qnn(options);
     }
@@ -128,8 +131,8 @@ fn static_kv_cache(a: &ExportArgs) -> Result<Option<StaticKvCache>, Failure> {
 }
 
 /// The recipe and what it makes of the model.
-fn print_plan(a: &ExportArgs, exporter: Exporter<'_>) -> Done {
-    let recipe = high::recipe(&a.quantization, &a.calibration.calibration_data)?;
+fn print_plan(exporter: Exporter<'_>) -> Done {
+    let recipe = exporter.recipe().clone();
     if recipe.is_none() {
         return Err(Failure::Usage(
             "--print-plan needs something to quantize: a --recipe, or flags of quantization".into(),
@@ -251,6 +254,10 @@ pub(super) fn summary(r: &ExportReport) -> String {
     row("model", format!("{}, {}", r.architecture, r.dtype));
     if let Some(q) = &r.quantization {
         row("quantized", format!("{}: {} layers", q.scheme, number(q.layers as u64)));
+        if q.taken_over > 0 {
+            let (taken, all) = (number(q.taken_over as u64), number(q.layers as u64));
+            row("taken over", format!("{taken} of {all} layers have the checkpoint's own codes and scales"));
+        }
         if let Some(c) = &q.calibration {
             row("calibrated", calibrated(c));
         }

@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 
 use pteron::calibration::{CalibrationOptions, DEFAULT_MAX_KL, DEFAULT_WINDOWS, DataOptions, EvaluationOptions};
 use pteron::checkpoint::read_limited;
+use pteron::models::PreQuantized;
 use pteron::quant::recipe::{Base, Recipe, linear_mode};
 use pteron::quant::scheme::Compat;
-use pteron::quant::transform::{Algorithm, EmbeddingMode, LinearMode};
+use pteron::quant::transform::{Algorithm, EmbeddingMode};
 use pteron::tensor::DType;
 use pteron::{LoadMode, LoadOptions, ShardOf, quantize};
 
 use super::low::{
     AlgorithmArg, CalibrateArgs, CalibrationArgs, EvalArgs, ExecArgs, ExportArgs, ExportDType, GateArgs, LoadModeArg,
-    QnnLinearArg, QnnModeArg, QuantizationArgs, RunArgs, ThreadArgs,
+    PreqArgs, PreqModeArg, QnnLinearArg, QnnModeArg, QuantizationArgs, RunArgs, ThreadArgs,
 };
 use super::output::{Failure, say};
 
@@ -156,17 +157,12 @@ pub(crate) fn recipe(a: &QuantizationArgs, data: &[PathBuf]) -> Result<Recipe, F
     }
     let linear = match &a.quantization_mode {
         None if a.group_size.is_some() => {
-            return Err(usage("--group-size is for --quantization-mode 8da4w and 4w".to_owned()));
+            return Err(usage("--group-size is for a --quantization-mode, which is not given".to_owned()));
         }
         None => None,
         Some(name) => Some(linear_mode(name, a.group_size).map_err(|e| usage(format!("--{e}")))?),
     };
-    let embedding = a.embedding_quantize.as_deref().map(|text| {
-        EmbeddingMode::parse(text).ok_or_else(|| {
-            let expected = "BITS,GROUP such as 4,32 with 2, 4 or 8 bits";
-            usage(format!("--embedding-quantize is {text}, expected {expected}"))
-        })
-    });
+    let embedding = a.embedding_quantize.as_deref().map(|text| embedding_mode("--embedding-quantize", text));
     let compat = match &a.quant_compat {
         None => Compat::default(),
         Some(name) => Compat::from_name(name).ok_or_else(|| {
@@ -174,18 +170,42 @@ pub(crate) fn recipe(a: &QuantizationArgs, data: &[PathBuf]) -> Result<Recipe, F
             usage(format!("--quant-compat is {name}, expected {}", known.join(" or ")))
         })?,
     };
-    let in_groups = matches!(&linear, Some(LinearMode::Int8DynActInt4Weight { .. } | LinearMode::Int4Weight { .. }));
     let algorithm = match a.weight_algorithm {
-        None if in_groups && !data.is_empty() => Algorithm::Mse,
-        None => Algorithm::default(),
-        Some(AlgorithmArg::Affine) => Algorithm::Affine,
-        Some(AlgorithmArg::Hqq) => Algorithm::Hqq,
-        Some(AlgorithmArg::Mse) => Algorithm::Mse,
+        None if linear.is_some_and(|m| m.bits() == 4) && !data.is_empty() => Some(Algorithm::Mse),
+        None => None,
+        Some(AlgorithmArg::Affine) => Some(Algorithm::Affine),
+        Some(AlgorithmArg::Hqq) => Some(Algorithm::Hqq),
+        Some(AlgorithmArg::Mse) => Some(Algorithm::Mse),
+        Some(AlgorithmArg::Stored) => Some(Algorithm::Stored),
     };
     let base = Base { linear, embedding: embedding.transpose()?, algorithm, pt2e: a.pt2e_quantize.clone(), compat };
     let recipe = Recipe { base, rules: Vec::new() };
     quantize::check(&recipe).map_err(|e| usage(e.to_string()))?;
     Ok(recipe)
+}
+
+fn embedding_mode(flag: &str, text: &str) -> Result<EmbeddingMode, Failure> {
+    EmbeddingMode::parse(text).ok_or_else(|| {
+        let expected = "BITS,GROUP such as 4,32 with 2, 4 or 8 bits";
+        Failure::Usage(format!("{flag} is {text}, expected {expected}"))
+    })
+}
+
+/// How a pre-quantized checkpoint is laid out; `None` for one that is not.
+pub(crate) fn pre_quantized(a: &PreqArgs) -> Result<Option<PreQuantized>, Failure> {
+    let Some(mode) = a.preq_mode else { return Ok(None) };
+    if a.preq_group_size == 0 {
+        return Err(Failure::Usage("--preq-group-size is 0, expected columns of a group such as 32".to_owned()));
+    }
+    // export_llama writes `none` for whole rows as well.
+    let text = a.preq_embedding_quantize.to_lowercase().replace(",none", ",0");
+    let embedding = embedding_mode("--preq-embedding-quantize", &text)?;
+    Ok(Some(PreQuantized {
+        group: a.preq_group_size,
+        output_of_8_bits: mode == PreqModeArg::Int8DynActInt4WeightOutputInt8DynActInt8Weight,
+        embedding_bits: embedding.bits,
+        embedding_group: embedding.group,
+    }))
 }
 
 /// Where a static scheme learns the ranges of activations.

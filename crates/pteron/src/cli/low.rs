@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use export::{
-    AlgorithmArg, CalibrateArgs, CalibrationArgs, ExportArgs, ExportDType, GateArgs, QnnLinearArg, QnnModeArg,
-    QuantizationArgs,
+    AlgorithmArg, CalibrateArgs, CalibrationArgs, ExportArgs, ExportDType, GateArgs, PreqArgs, PreqModeArg,
+    QnnLinearArg, QnnModeArg, QuantizationArgs,
 };
 pub(super) use qat::{LossArg, QatArgs, RuleArg, ScalesArg, TrainedDType};
 

@@ -16,7 +16,6 @@ const fn short(long: &'static str, short: char, what: &'static str) -> NotBuilt 
 }
 
 const LORA: &str = "LoRA adapters";
-const PREQ: &str = "checkpoints that are already quantized";
 const COREML: &str = "the Core ML backend";
 const VULKAN: &str = "the Vulkan backend";
 const OPENVINO: &str = "the OpenVINO backend";
@@ -36,9 +35,6 @@ const FLAGS: &[NotBuilt] = &[
     flag("quantize-scope", "post-training quantization of the graph"),
     flag("use-qat", "checkpoints from quantization-aware training"),
     flag("use-spin-quant", "SpinQuant's rotations"),
-    flag("preq-mode", PREQ),
-    flag("preq-group-size", PREQ),
-    flag("preq-embedding-quantize", PREQ),
     short("so-library", 's', "a library of quantized operators"),
     flag("profile-memory", PROFILE),
     flag("profile-path", PROFILE),

@@ -358,7 +358,7 @@ impl Exporter<'_> {
 fn train_as_exported(recipe: &mut Recipe) {
     let transforms = recipe.base.linear.is_some() || recipe.base.embedding.is_some();
     if transforms {
-        recipe.base.algorithm = Algorithm::Affine;
+        recipe.base.algorithm = Some(Algorithm::Affine);
     }
     for rule in &mut recipe.rules {
         if rule.change.algorithm.is_some() {

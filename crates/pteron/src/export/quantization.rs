@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use pteron_ir::{MetaValue, Module};
 use pteron_llm::tokenizer::Tokenizer;
-use pteron_models::{BuildOptions, CheckpointWeights, DYNAMIC_RESERVE, ModelConfig, build};
+use pteron_models::{BuildOptions, CheckpointWeights, DYNAMIC_RESERVE, ModelConfig, PreQuantized, build};
 use pteron_quant::pt2e::prepare_module;
 use pteron_quant::recipe::{Plan, Recipe};
 use pteron_quant::state::{CalibrationState, Sha256, Shard, StateHeader};
+use pteron_quant::transform::TransformError;
 
 use super::{Exporter, Lowered, Progress};
 use crate::bundled;
@@ -62,6 +63,20 @@ impl Exporter<'_> {
     #[must_use]
     pub fn quantize(mut self, recipe: Recipe) -> Self {
         self.recipe = recipe;
+        self
+    }
+
+    /// What is quantized, and how.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// Reads a pre-quantized checkpoint of Meta's (`--preq-mode`): its codes and scales are taken over as they are, in the place
+    /// of what [`Exporter::quantize`] was told.
+    #[must_use]
+    pub fn pre_quantized(mut self, layout: PreQuantized) -> Self {
+        self.weights.pre_quantized = Some(layout);
+        self.recipe = quantize::pre_quantized(layout);
         self
     }
 
@@ -264,10 +279,12 @@ impl Exporter<'_> {
             _ => twin.clone(),
         };
         let path = self.checkpoint.path().to_owned();
+        let stored = |name: &str| weights.codes(name).map_err(|e| TransformError::Source(e.to_string()));
         let job = Job {
             path: &path,
             recipe: &recipe,
             moments: moments.as_deref(),
+            stored: &stored,
             data: data.as_ref(),
             state: state.as_ref(),
             trained: trained.as_ref(),

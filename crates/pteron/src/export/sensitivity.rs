@@ -12,7 +12,7 @@ use pteron_models::{CheckpointWeights, build};
 use pteron_quant::moments::Moments;
 use pteron_quant::pt2e::{Encodings, convert_module, fuse_embeddings, parameters, prepare_module};
 use pteron_quant::recipe::{Change, Pattern, Recipe, Rule};
-use pteron_quant::transform::{LinearMode, Transform};
+use pteron_quant::transform::Transform;
 
 use super::Exporter;
 use crate::calibration::{Feed, Passes, Probe, Recorded, compare, record};
@@ -170,13 +170,7 @@ fn change_of(recipe: &Recipe, rule: Option<usize>, is_embedding: bool) -> Result
         return Ok(Change { embedding: b.embedding, ..Change::default() });
     }
     Ok(match b.linear {
-        Some(mode) => {
-            let group = match mode {
-                LinearMode::Int8 => None,
-                LinearMode::Int8DynActInt4Weight { group } | LinearMode::Int4Weight { group } => Some(group),
-            };
-            Change { mode: Some(mode.name().to_owned()), group, ..Change::default() }
-        }
+        Some(mode) => Change { mode: Some(mode.name().to_owned()), group: mode.group(), ..Change::default() },
         None => {
             let schemes = recipe.schemes().map_err(wrong)?;
             Change { scheme: schemes.first().map(|s| s.name.to_owned()), ..Change::default() }

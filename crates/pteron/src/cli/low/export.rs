@@ -26,6 +26,9 @@ pub(in crate::cli) enum AlgorithmArg {
     Hqq,
     /// A search for the least squared error of the weights
     Mse,
+    /// The codes and scales that the checkpoint has: blocks of Q4_0 and Q8_0 in GGUF files. Nothing is quantized again; what is
+    /// stored otherwise stays float
+    Stored,
 }
 
 /// What is quantized.
@@ -35,11 +38,12 @@ pub(in crate::cli) struct QuantizationArgs {
     /// A recipe (TOML): what the other flags of quantization say for the whole model, and rules for single modules
     #[arg(long, value_name = "FILE", conflicts_with_all = ["quantization_mode", "group_size", "embedding_quantize", "weight_algorithm", "pt2e_quantize", "quant_compat"])]
     pub(in crate::cli) recipe: Option<PathBuf>,
-    /// Linear layers by a source transform: int8 (weights per channel), 8da4w (4-bit weights in groups, 8-bit dynamic
-    /// activations), 4w (4-bit weights in groups) (short form: -qmode)
+    /// Linear layers by a source transform: int8 (weights per channel, or in groups with -G), 8da4w (4-bit weights in groups,
+    /// 8-bit dynamic activations), 4w (4-bit weights in groups), 8da8w (8-bit weights per channel, or in groups with -G, and 8-bit
+    /// dynamic activations) (short form: -qmode)
     #[arg(long, value_name = "MODE")]
     pub(in crate::cli) quantization_mode: Option<String>,
-    /// Columns of a group; 0 for whole rows [default: 128 for 8da4w, 256 for 4w]
+    /// Columns of a group; 0 for whole rows [default: 128 for 8da4w, 256 for 4w, whole rows for int8 and 8da8w]
     #[arg(short = 'G', long, value_name = "N")]
     pub(in crate::cli) group_size: Option<usize>,
     /// Embeddings: bits (2, 4 or 8) and columns of a group (0 for whole rows), such as 4,32
@@ -48,7 +52,8 @@ pub(in crate::cli) struct QuantizationArgs {
     /// Keep keys and values as 8-bit codes, with a scale for each token and head; needs --use-sdpa-with-kv-cache
     #[arg(long)]
     pub(in crate::cli) quantize_kv_cache: bool,
-    /// How the source transforms choose scales [default: mse for 4-bit weights with --calibration-data, else hqq]
+    /// How the source transforms choose scales [default: mse for 4-bit weights with --calibration-data; the largest magnitude of
+    /// a channel for int8 without groups; else hqq]
     #[arg(long, value_enum)]
     pub(in crate::cli) weight_algorithm: Option<AlgorithmArg>,
     /// PT2E schemes, commas between them: `pteron explain-scheme` lists them
@@ -57,6 +62,33 @@ pub(in crate::cli) struct QuantizationArgs {
     /// Whose numbers the PT2E schemes take: et0.5 or et1.5 [default: et1.5]
     #[arg(long, value_name = "RELEASE")]
     pub(in crate::cli) quant_compat: Option<String>,
+}
+
+/// What a pre-quantized checkpoint has quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum PreqModeArg {
+    /// Linear layers: 4-bit weights in groups, 8-bit dynamic activations
+    #[value(name = "8da4w")]
+    Int8DynActInt4Weight,
+    /// The same, and 8-bit weights with a scale for each row in the output layer
+    #[value(name = "8da4w_output_8da8w")]
+    Int8DynActInt4WeightOutputInt8DynActInt8Weight,
+}
+
+/// Checkpoints that are quantized already.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Pre-quantized checkpoints")]
+pub(in crate::cli) struct PreqArgs {
+    /// The checkpoint is one of Meta's that is quantized already (NAME.weight are codes, NAME.scales stand beside them): codes and
+    /// scales are taken over as they are
+    #[arg(long, value_enum, value_name = "MODE", conflicts_with_all = ["recipe", "quantization_mode", "group_size", "embedding_quantize", "weight_algorithm", "pt2e_quantize", "quant_compat"])]
+    pub(in crate::cli) preq_mode: Option<PreqModeArg>,
+    /// Columns of a group of the linear layers' codes
+    #[arg(long, value_name = "N", default_value_t = 32, requires = "preq_mode")]
+    pub(in crate::cli) preq_group_size: usize,
+    /// Codes of the embedding: bits (2, 4 or 8) and columns of a group (0 for whole rows)
+    #[arg(long, value_name = "BITS,GROUP", default_value = "8,0", requires = "preq_mode")]
+    pub(in crate::cli) preq_embedding_quantize: String,
 }
 
 /// Where a static scheme learns the ranges of activations.
@@ -250,6 +282,8 @@ pub(in crate::cli) struct ExportArgs {
     pub(in crate::cli) verbose: bool,
     #[command(flatten)]
     pub(in crate::cli) quantization: QuantizationArgs,
+    #[command(flatten)]
+    pub(in crate::cli) preq: PreqArgs,
     #[command(flatten)]
     pub(in crate::cli) calibration: CalibrationArgs,
     /// State file that `pteron calibrate` wrote, in the place of --calibration-data
