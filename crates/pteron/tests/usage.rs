@@ -45,7 +45,7 @@ fn calibration_data_decide_the_default_algorithm() {
         pteron(dir.path(), &flags).ok()
     };
     let data = ["--calibration-data", "any.txt"];
-    assert!(plan(&[]).contains("weight-algorithm = 'hqq'"));
+    assert!(plan(&[]).contains("8da4w, groups of 32, hqq"));
     assert!(plan(&data).contains("weight-algorithm = 'mse'"));
     assert!(plan(&[&data[..], &["--weight-algorithm", "hqq"]].concat()).contains("weight-algorithm = 'hqq'"));
 }
