@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use pteron_ir::{ConstData, ConstId, IdMap, Module, TensorType};
 use pteron_kernels::Context;
+use pteron_kernels::matmul::Panels;
 use pteron_kernels::packed::Packed;
 use pteron_kernels::quant::QuantSemantics;
-use pteron_tensor::{AlignedBytes, SharedSource, Tensor, read_all, read_scalar};
+use pteron_tensor::{AlignedBytes, SharedSource, Tensor, View, read_all, read_scalar};
 
 use crate::error::ExecError;
 use crate::fold::Folder;
@@ -93,6 +94,8 @@ pub(crate) enum Folded {
 #[derive(Debug)]
 pub(crate) struct Constants {
     items: IdMap<ConstId, Resolved>,
+    /// Weights laid out for the layers that read them.
+    panels: IdMap<ConstId, Option<Panels>>,
     folded: Vec<Folded>,
     /// How these were computed.
     folder: Folder,
@@ -135,7 +138,11 @@ impl Constants {
                 ConstData::Missing => return Err(missing("the module was built without weights".to_owned())),
             });
         }
-        Ok(Constants { items, folded: Vec::new(), folder: Folder::default() })
+        let mut panels = IdMap::new();
+        items.values().for_each(|_| {
+            panels.push(None);
+        });
+        Ok(Constants { items, panels, folded: Vec::new(), folder: Folder::default() })
     }
 
     pub(crate) fn bytes(&self, id: ConstId) -> &[u8] {
@@ -159,6 +166,28 @@ impl Constants {
         if let Some(Resolved::Borrowed(s) | Resolved::Passing(_, s)) = self.items.get(id) {
             s.release();
         }
+    }
+
+    /// Lays weights out that lie in a file, whose pages are not needed any more then. They count as decoded.
+    pub(crate) fn lay_out(&mut self, ctx: &Context, module: &Module, weights: &[ConstId]) {
+        for &c in weights {
+            let ty = &module.constants[c].ty;
+            if !matches!(self.items.get(c), Some(Resolved::Borrowed(_))) || self.panels[c].is_some() {
+                continue;
+            }
+            let Some(&[n, k]) = ty.fixed_sizes().as_deref() else { continue };
+            let (sizes, strides) = ([n, k], [k, 1]);
+            let Ok(view) = View::new(ty.dtype, &sizes, &strides, self.bytes(c)) else { continue };
+            if let Some(panels) = Panels::new(ctx, &view) {
+                self.panels[c] = Some(panels);
+                self.release(c);
+            }
+        }
+    }
+
+    /// A weight as it was laid out.
+    pub(crate) fn panels(&self, c: ConstId) -> Option<&Panels> {
+        self.panels.get(c).and_then(Option::as_ref)
     }
 
     /// Computes what `folder` found.
@@ -206,6 +235,7 @@ impl Constants {
             Folded::Packed(p) => p.bytes() as u64,
             Folded::Gone => 0,
         });
-        decoded + folded.sum::<u64>()
+        let panels: u64 = self.panels.values().flatten().map(|p| p.memory().len() as u64).sum();
+        decoded + folded.sum::<u64>() + panels
     }
 }

@@ -51,20 +51,29 @@ impl Run<'_, '_> {
 
     /// Says which weights come next, where few rows use them.
     fn look_ahead(&self, number: usize, group: &Group) {
-        if !matches!(group.what, Fused::Coded { .. }) {
+        if !group.what.reads_weights() {
             return;
         }
         let few = |v: &ValueId| {
             let sizes = &self.frame.slots[*v].sizes;
             sizes.iter().rev().skip(1).product::<usize>() <= pteron_kernels::packed::FEW_ROWS
         };
-        let next = self.plan.coded_after.get(number).copied().flatten();
-        if let (true, Some(next)) =
-            (group.outs.first().is_some_and(few), next.and_then(|g| self.plan.groups.list.get(g)))
-            && let Fused::Coded { layers, .. } = &next.what
-        {
-            let weights: SmallVec<[&[u8]; 3]> =
-                layers.iter().filter_map(|l| self.constants.packed(l.item)).map(|p| p.memory()).collect();
+        let next = self.plan.weights_after.get(number).copied().flatten();
+        let Some(next) = next.and_then(|g| self.plan.groups.list.get(g)) else { return };
+        if !group.outs.first().is_some_and(few) {
+            return;
+        }
+        let weights: SmallVec<[&[u8]; 3]> = match &next.what {
+            Fused::Coded { layers, .. } => {
+                layers.iter().filter_map(|l| self.constants.packed(l.item)).map(|p| p.memory()).collect()
+            }
+            Fused::Linears { layers, .. } => {
+                let constants = layers.iter().filter_map(|l| self.plan.constant(l.weight));
+                constants.filter_map(|c| self.constants.panels(c)).map(|p| p.memory()).collect()
+            }
+            _ => return,
+        };
+        if !weights.is_empty() {
             self.ctx.pool().look_ahead(&weights);
         }
     }
@@ -167,11 +176,12 @@ impl Run<'_, '_> {
                 nn::rope(ctx, x, cos, sin, *style, out)
             }
             Fused::SiluGate { x, gate } => nn::silu_gate(ctx, view(*x)?, view(*gate)?, next()?),
-            Fused::Linears { x, layers } => {
+            Fused::Linears { x, layers, .. } => {
                 let mut list: SmallVec<[Layer<'_>; 3]> = SmallVec::new();
                 for l in layers {
                     let bias = l.bias.map(view).transpose()?;
-                    list.push(Layer { weight: view(l.weight)?, bias, out: next()? });
+                    let panels = plan.constant(l.weight).and_then(|c| self.constants.panels(c));
+                    list.push(Layer { weight: view(l.weight)?, panels, bias, out: next()? });
                 }
                 matmul::linears(ctx, &view(*x)?, &mut list)
             }

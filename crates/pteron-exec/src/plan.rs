@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pteron_ir::memory::{Interval, Storage, StorageId, StorageKind, place, storages_with_safe_views};
 use pteron_ir::{BufferId, ConstId, Extra, Graph, IdMap, Module, NodeId, RegionId, SideTable, Type, ValueId};
-use pteron_tensor::AlignedBytes;
+use pteron_tensor::{AlignedBytes, DType};
 
 use crate::constants::Need;
 use crate::dispatch::has_kernel;
@@ -58,11 +58,11 @@ impl StateLayout {
     }
 }
 
-/// For each group of layers with packed weights the next one of `walk`; after the last comes the first, in the next call.
-fn coded_after(groups: &Groups, walk: &[NodeId]) -> Vec<Option<usize>> {
-    let is_coded = |g: &usize| groups.list.get(*g).is_some_and(|g| matches!(g.what, Fused::Coded { .. }));
+/// For each group of linear layers the next one of `walk`; after the last comes the first, in the next call.
+fn weights_after(groups: &Groups, walk: &[NodeId]) -> Vec<Option<usize>> {
+    let has_weights = |g: &usize| groups.list.get(*g).is_some_and(|g| g.what.reads_weights());
     let number = |&n: &NodeId| if let Part::Turn(g) = groups.part[n] { Some(g) } else { None };
-    let order: Vec<usize> = walk.iter().filter_map(number).filter(is_coded).collect();
+    let order: Vec<usize> = walk.iter().filter_map(number).filter(has_weights).collect();
     let mut after = vec![None; groups.list.len()];
     for (i, &g) in order.iter().enumerate() {
         after[g] = order.get((i + 1) % order.len()).copied();
@@ -85,8 +85,8 @@ pub(crate) struct MethodPlan {
     pub(crate) groups: Groups,
     /// The nodes of each region without those that a group passes over, and those that were executed when the session was made.
     pub(crate) walks: SideTable<RegionId, Vec<NodeId>>,
-    /// For each group of layers with packed weights the one that is executed after it.
-    pub(crate) coded_after: Vec<Option<usize>>,
+    /// For each group of linear layers the one that is executed after it.
+    pub(crate) weights_after: Vec<Option<usize>>,
     /// Nodes that were executed when the session was made.
     pub(crate) folded: Folded,
     /// Bytes of arena that the method needs.
@@ -166,7 +166,7 @@ impl MethodPlan {
             let walked = |&n: &NodeId| groups.part[n] != Part::Inner && !folded.nodes[n];
             walks[id] = r.nodes.iter().copied().filter(walked).collect();
         }
-        let coded = coded_after(&groups, &walks[graph.body_id()]);
+        let after = weights_after(&groups, &walks[graph.body_id()]);
         Ok(MethodPlan {
             places,
             dynamic,
@@ -174,12 +174,29 @@ impl MethodPlan {
             in_place,
             groups,
             walks,
-            coded_after: coded,
+            weights_after: after,
             folded,
             arena_bytes: placement.total,
             write_backs,
             saved,
         })
+    }
+
+    /// The constant that a value is.
+    pub(crate) fn constant(&self, v: ValueId) -> Option<ConstId> {
+        match self.places[v] {
+            Some(Place::Const(c)) => Some(c),
+            _ => None,
+        }
+    }
+
+    /// The constants that groups of linear layers of bf16 have as weights.
+    pub(crate) fn bf16_weights(&self) -> impl Iterator<Item = ConstId> + '_ {
+        let layers = self.groups.list.iter().filter_map(|g| match &g.what {
+            Fused::Linears { layers, of: DType::BF16, .. } => Some(layers),
+            _ => None,
+        });
+        layers.flatten().filter_map(|l| self.constant(l.weight))
     }
 
     /// Says of each constant that the method has what it needs it for.

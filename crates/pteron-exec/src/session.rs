@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use pteron_ir::{ConstId, DelegateId, IdMap, Module};
+use pteron_kernels::matmul::Panels;
 use pteron_kernels::quant::QuantSemantics;
 use pteron_kernels::{Context, Threads};
 use pteron_tensor::AlignedBytes;
@@ -38,6 +39,9 @@ pub struct SessionOptions {
     /// Weights that are codes are made ready once, when the session is made: packed where linear layers read them, else
     /// dequantized; otherwise they are dequantized at every call, and products are those of floats.
     pub fold_weights: bool,
+    /// Weights of bf16 are copied, once, in the order in which linear layers read them, where the processor multiplies pairs of
+    /// bf16 and `max_memory` has room. Of a mapped file the pages are given back.
+    pub lay_out_weights: bool,
 }
 
 impl SessionOptions {
@@ -60,6 +64,7 @@ impl SessionOptions {
             max_steps: SessionOptions::MAX_STEPS,
             quant: QuantSemantics::ExecuTorch,
             fold_weights: true,
+            lay_out_weights: true,
         }
     }
 }
@@ -170,6 +175,22 @@ impl Session {
         let mut constants = Constants::resolve(&module, &|c: ConstId| needs[c])?;
         let failed = |reason| ExecError::Constant { name: "a weight made of codes".to_owned(), reason };
         constants.fold(&ctx, options.quant, folder).map_err(failed)?;
+        if options.lay_out_weights && Panels::are_used_by(&ctx) {
+            let mut weights: Vec<ConstId> = methods.iter().flat_map(|m| m.plan.bf16_weights()).collect();
+            weights.sort_unstable();
+            weights.dedup();
+            let size = |&c: &ConstId| match module.constants[c].ty.fixed_sizes().as_deref() {
+                Some(&[n, k]) => Panels::bytes_for(n, k).map_or(u64::MAX, |b| b as u64),
+                _ => 0,
+            };
+            let all = weights.iter().map(size).fold(0, u64::saturating_add);
+            // Who has no room for them does without.
+            let with = MemoryReport { decoded_constants: declared.decoded_constants.saturating_add(all), ..declared };
+            if with.check(options.max_memory).is_ok() {
+                constants.lay_out(&ctx, &module, &weights);
+                declared = with;
+            }
+        }
         let mut delegates = IdMap::new();
         for (id, d) in module.delegates.iter() {
             let called = methods.iter().any(|m| {

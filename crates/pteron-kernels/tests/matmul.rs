@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use pteron_kernels::Context;
-use pteron_kernels::matmul::{addmm, bmm, linear, matmul, mm};
+use pteron_kernels::matmul::{Layer, Panels, addmm, bmm, linear, linears, matmul, mm};
 use pteron_kernels::simd::Isa;
 use pteron_tensor::{DType, Element, Scalar, Tensor, Tolerance, View, cast_bytes};
 
@@ -192,6 +192,54 @@ fn rows_do_not_depend_on_their_company(isa: Isa) {
     }
 }
 
+/// Layers with a weight that was laid out give the bits that [`linear`] gives, whatever the sizes, the bias, the number of layers and
+/// of threads; a piece of another weight (rows that lie apart) is laid out as well.
+fn panels_give_the_same_bits(isa: Isa) {
+    let contexts: Vec<Context> = (1..=3).map(|t| Context::with_isa(t, isa).unwrap()).collect();
+    let more = [[1, 49, 576], [1, 1536, 40], [6, 341, 1536], [7, 16, 8], [300, 65, 72], [1, 2000, 341]];
+    for (i, [m, n, k]) in SHAPES.into_iter().chain(more).enumerate() {
+        let dtype = DType::BF16;
+        let (x, w) = (noise(i as u64, dtype, &[m, k]), noise(3 + i as u64, dtype, &[n + 1, k + 3]));
+        let (narrow, bias) = (noise(50, dtype, &[n.div_ceil(2), k]), noise(9, DType::F32, &[n]));
+        let (sizes, strides) = ([n, k], [k + 3, 1]);
+        let wide = View::new(dtype, &sizes, &strides, w.bytes()).unwrap();
+        let ctx = &contexts[i % 3];
+        let laid_out = [&wide, &narrow.view()].map(|w| Panels::new(ctx, w));
+        if !Panels::are_used_by(ctx) || n == 0 || k == 0 {
+            assert!(laid_out.iter().all(Option::is_none), "{isa} {n}×{k}");
+            continue;
+        }
+        let [wide_out, narrow_out] = laid_out.map(Option::unwrap);
+        assert_eq!(wide_out.memory().len(), Panels::bytes_for(n, k).unwrap());
+        let dense = Tensor::copy_of(&wide);
+        let expected = [run_linear(ctx, &x, &dense, Some(&bias), dtype), run_linear(ctx, &x, &narrow, None, dtype)];
+        for ctx in &contexts {
+            let mut found =
+                [Tensor::zeros(dtype, &[m, n]).unwrap(), Tensor::zeros(dtype, &[m, n.div_ceil(2)]).unwrap()];
+            let [first, second] = &mut found;
+            let mut layers = [
+                Layer { weight: wide, panels: Some(&wide_out), bias: Some(bias.view()), out: first.view_mut() },
+                Layer { weight: narrow.view(), panels: Some(&narrow_out), bias: None, out: second.view_mut() },
+            ];
+            linears(ctx, &x.view(), &mut layers).unwrap();
+            for (e, f) in expected.iter().zip(&found) {
+                assert_eq!(e.bytes(), f.bytes(), "{isa} {m}×{n}×{k} on {} threads", ctx.pool().threads());
+            }
+        }
+    }
+}
+
+/// Sizes of weights that no memory has are refused.
+#[test]
+fn panels_have_sizes_that_can_be() {
+    assert_eq!(Panels::bytes_for(0, 5), None);
+    assert_eq!(Panels::bytes_for(5, 0), None);
+    assert_eq!(Panels::bytes_for(17, 9), Some(2 * 8 * 64));
+    for (n, k) in [(usize::MAX, 1), (1, usize::MAX), (1 << 33, 1 << 33)] {
+        assert_eq!(Panels::bytes_for(n, k), None);
+    }
+}
+
 /// One module for each instruction set, with every check.
 macro_rules! every_variant {
     ($($module:ident: $isa:expr;)*) => { $(mod $module {
@@ -212,6 +260,12 @@ macro_rules! every_variant {
         fn rows_are_bitwise_independent() {
             if $isa.is_supported_here() {
                 rows_do_not_depend_on_their_company($isa);
+            }
+        }
+        #[test]
+        fn panels_change_no_bit() {
+            if $isa.is_supported_here() {
+                panels_give_the_same_bits($isa);
             }
         }
     })* };

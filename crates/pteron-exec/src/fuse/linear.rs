@@ -1,6 +1,7 @@
 //! Linear layers of one input, and products with a transposed weight as the linear layers that they are.
 
 use pteron_ir::{NodeId, Op, ValueId};
+use pteron_tensor::DType;
 use smallvec::{SmallVec, smallvec};
 
 use super::finder::Finder;
@@ -24,8 +25,8 @@ struct Single {
 }
 
 impl Finder<'_> {
-    /// The layers of which `n` is the first, for whose nodes `is_free` holds: several of one input, or one that was a product
-    /// with a transposed weight.
+    /// The layers of which `n` is the first, for whose nodes `is_free` holds: several of one input, one that was a product
+    /// with a transposed weight, or one of bf16, whose weight may be laid out.
     pub(super) fn linears(&self, n: NodeId, is_free: &dyn Fn(NodeId) -> bool) -> Option<Found> {
         let first = self.layer(n).filter(|l| l.members.iter().all(|&m| is_free(m)))?;
         let x = first.x;
@@ -42,13 +43,15 @@ impl Finder<'_> {
                 all.push(l);
             }
         }
-        if all.len() == 1 && all[0].members.len() == 1 {
+        let of = self.dtype(x)?;
+        let is_whole = all.len() == 1 && all[0].members.len() == 1;
+        if is_whole && (of != DType::BF16 || !self.is_const(all[0].layer.weight)) {
             return None;
         }
         let members = all.iter().flat_map(|l| l.members.iter().copied()).collect();
         let outs = all.iter().map(|l| l.out).collect();
         let layers = all.iter().map(|l| l.layer).collect();
-        Some((members, Fused::Linears { x, layers }, outs))
+        Some((members, Fused::Linears { x, of, layers }, outs))
     }
 
     fn layer(&self, n: NodeId) -> Option<Single> {

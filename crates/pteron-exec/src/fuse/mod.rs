@@ -28,6 +28,7 @@ mod rope;
 use pteron_ir::memory::StorageMap;
 use pteron_ir::{Graph, NodeId, Op, SideTable, ValueId};
 use pteron_kernels::nn::RopeStyle;
+use pteron_tensor::DType;
 use smallvec::SmallVec;
 
 use crate::fold::Folded;
@@ -50,8 +51,8 @@ pub(crate) enum Fused {
     Rope { x: ValueId, pairs: Option<ValueId>, cos: ValueId, sin: ValueId, style: RopeStyle },
     /// `x · sigmoid(x) · gate`.
     SiluGate { x: ValueId, gate: ValueId },
-    /// Linear layers of one input, a result each.
-    Linears { x: ValueId, layers: SmallVec<[Layer; 3]> },
+    /// Linear layers of one input, whose elements are `of`, a result each.
+    Linears { x: ValueId, of: DType, layers: SmallVec<[Layer; 3]> },
     /// Linear layers with packed weights, of the same activations, a result each.
     Coded { x: Source, layers: SmallVec<[CodedLayer; 3]> },
     /// Softmax of scaled products, times values.
@@ -77,13 +78,18 @@ impl Fused {
             &Fused::AddRmsNorm { a, b, weight, .. } => SmallVec::from_slice(&[a, b, weight]),
             &Fused::Rope { x, cos, sin, .. } => SmallVec::from_slice(&[x, cos, sin]),
             &Fused::SiluGate { x, gate } => SmallVec::from_slice(&[x, gate]),
-            Fused::Linears { x, layers } => {
+            Fused::Linears { x, layers, .. } => {
                 let own = layers.iter().flat_map(|l| [Some(l.weight), l.bias]).flatten();
                 std::iter::once(*x).chain(own).collect()
             }
             Fused::Coded { x, layers } => x.inputs().into_iter().chain(layers.iter().filter_map(|l| l.bias)).collect(),
             Fused::Sdpa(a) => [Some(a.q), Some(a.k), Some(a.v), a.mask].into_iter().flatten().collect(),
         }
+    }
+
+    /// True for linear layers, which read weights from memory once where rows are few.
+    pub(crate) fn reads_weights(&self) -> bool {
+        matches!(self, Fused::Linears { .. } | Fused::Coded { .. })
     }
 
     pub(crate) fn eps(&self) -> Option<Eps> {

@@ -72,7 +72,7 @@ impl Epilogue<'_> {
         self.bias.is_none() && self.blend.is_none()
     }
 
-    fn apply(&self, row: usize, col: usize, sums: &mut [f32]) {
+    pub(super) fn apply(&self, row: usize, col: usize, sums: &mut [f32]) {
         if let Some(bias) = self.bias {
             for (s, b) in sums.iter_mut().zip(&bias[col..]) {
                 *s += b;
@@ -255,7 +255,7 @@ pub(crate) struct Dot<'a> {
 }
 
 /// Rows and columns of one piece of a [`Dot`]: a function of the sizes alone.
-fn dot_piece(m: usize, n: usize, k: usize) -> (usize, usize) {
+pub(super) fn dot_piece(m: usize, n: usize, k: usize) -> (usize, usize) {
     /// Rows that share the laying out of a panel.
     const MOST_ROWS: usize = 258;
     /// Columns of a piece, whole tiles of 16.

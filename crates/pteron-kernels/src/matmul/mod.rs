@@ -14,6 +14,7 @@
 
 mod exact;
 pub(crate) mod gemm;
+mod panels;
 mod several;
 
 use std::borrow::Cow;
@@ -26,6 +27,7 @@ use crate::simd::{DotFn, MatrixElement};
 use crate::{Context, KernelError, KernelResult};
 use exact::{Matrix, Ring};
 use gemm::{Blend, Dot, Epilogue, Gemm, Layout, Rounded};
+pub use panels::Panels;
 pub use several::{Layer, linears};
 
 fn check(op: &'static str, ok: bool, reason: impl FnOnce() -> String) -> KernelResult {

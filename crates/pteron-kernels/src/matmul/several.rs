@@ -2,7 +2,7 @@
 
 use pteron_tensor::{DType, View, ViewError, ViewMut};
 
-use super::linear;
+use super::{Panels, linear, panels};
 use crate::operand::SharedMut;
 use crate::{Context, KernelError, KernelResult};
 
@@ -11,6 +11,8 @@ use crate::{Context, KernelError, KernelResult};
 pub struct Layer<'a> {
     /// `[N, K]`.
     pub weight: View<'a>,
+    /// The same elements, laid out.
+    pub panels: Option<&'a Panels>,
     /// `[N]`.
     pub bias: Option<View<'a>>,
     /// `[…, N]`.
@@ -20,12 +22,15 @@ pub struct Layer<'a> {
 /// Elements of a weight that one piece reads: small against a layer, so that threads end together.
 const STREAM: usize = 32 * 1024;
 
-/// [`linear`] for each of `layers`, the same bits. For a single row of input all layers are one loop of the thread pool: small
-/// ones beside a large one cost no waiting.
+/// [`linear`] for each of `layers`, the same bits. For a single row of input, and where all have [`Panels`], all layers are one
+/// loop of the thread pool: small ones beside a large one cost no waiting.
 ///
 /// # Errors
 /// As [`linear`].
 pub fn linears(ctx: &Context, x: &View<'_>, layers: &mut [Layer<'_>]) -> KernelResult {
+    if panels::linears(ctx, x, layers) {
+        return Ok(());
+    }
     if ctx.pool().threads() == 1 || layers.len() < 2 || !layers.iter().all(|l| is_row(x, l)) {
         return layers.iter_mut().try_for_each(|l| linear(ctx, x, &l.weight, l.bias.as_ref(), &mut l.out));
     }

@@ -11,16 +11,12 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{DotArgs, PanelLine};
+use super::{DotArgs, PANEL_COLUMNS as TILE_COLUMNS, PANEL_GROUP as GROUP, PanelLine, panel_lines};
 
 /// Rows up to which the right-hand operand is used as it streams by; with more it is laid out for the tile first.
 const FEW_ROWS: usize = 6;
 /// Rows of a tile.
 const TILE_ROWS: usize = 6;
-/// Columns of a tile: four registers of four columns.
-const TILE_COLUMNS: usize = 16;
-/// Elements of a row in one register of the tile.
-const GROUP: usize = 8;
 /// Elements of a row that one load takes.
 const STEP: usize = 32;
 /// How far beyond the rows at hand cache lines are asked for, in bytes, in the order in which they lie,
@@ -297,7 +293,7 @@ pub(super) unsafe fn dot(a: DotArgs<bf16>, panel: &mut Vec<PanelLine>) {
             FEW_ROWS => return stream_all::<FEW_ROWS>(&a),
             _ => {}
         }
-        let lines = a.k.div_ceil(GROUP) * 4;
+        let lines = panel_lines(a.k);
         if panel.len() < lines {
             panel.resize(lines, PanelLine::default());
         }
@@ -306,21 +302,59 @@ pub(super) unsafe fn dot(a: DotArgs<bf16>, panel: &mut Vec<PanelLine>) {
         while c < a.n {
             let columns = (a.n - c).min(TILE_COLUMNS);
             pack(a.w.add(c * a.ldw), a.ldw, columns, a.k, panel);
-            let mut r = 0;
-            while r < a.m {
-                let rows = DotArgs { x: a.x.add(r * a.ldx), out: a.out.add(r * a.ldo + c), ..a };
-                match a.m - r {
-                    1 => tile::<1>(&rows, panel, columns),
-                    2 => tile::<2>(&rows, panel, columns),
-                    3 => tile::<3>(&rows, panel, columns),
-                    4 => tile::<4>(&rows, panel, columns),
-                    5 => tile::<5>(&rows, panel, columns),
-                    _ => tile::<TILE_ROWS>(&rows, panel, columns),
-                }
-                r += TILE_ROWS;
-            }
+            tiles(&DotArgs { out: a.out.add(c), ..a }, panel, columns);
             c += TILE_COLUMNS;
         }
+    }
+}
+
+/// All rows by the 16 columns of a panel, of which the first `columns` are written.
+///
+/// # Safety
+/// As [`tile`], of all rows.
+#[inline(always)]
+unsafe fn tiles(a: &DotArgs<bf16>, panel: *const PanelLine, columns: usize) {
+    // SAFETY: the caller's: row `r` is there, and so are the next ones up to `a.m`.
+    unsafe {
+        let mut r = 0;
+        while r < a.m {
+            let rows = DotArgs { x: a.x.add(r * a.ldx), out: a.out.add(r * a.ldo), ..*a };
+            match a.m - r {
+                1 => tile::<1>(&rows, panel, columns),
+                2 => tile::<2>(&rows, panel, columns),
+                3 => tile::<3>(&rows, panel, columns),
+                4 => tile::<4>(&rows, panel, columns),
+                5 => tile::<5>(&rows, panel, columns),
+                _ => tile::<TILE_ROWS>(&rows, panel, columns),
+            }
+            r += TILE_ROWS;
+        }
+    }
+}
+
+/// [`pack`], for whoever keeps panels.
+///
+/// # Safety
+/// As [`pack`]; the processor has AVX-512 F, BW, DQ and VL.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn lay_out(w: *const bf16, ldw: usize, columns: usize, k: usize, panel: *mut PanelLine) {
+    // SAFETY: the caller's.
+    unsafe { pack(w, ldw, columns, k, panel) };
+}
+
+/// [`dot`], the same bits, with the right-hand matrix in panels behind each other; `a.w` is not looked at.
+///
+/// # Safety
+/// As [`dot`]; a panel of `a.k` factors lies behind `panel` for each 16 of the `a.n` columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) unsafe fn dot_panels(a: DotArgs<bf16>, panel: *const PanelLine) {
+    let lines = panel_lines(a.k);
+    let (mut c, mut at) = (0, panel);
+    while c < a.n {
+        // SAFETY: the caller's: column `c` is there, and its panel.
+        unsafe { tiles(&DotArgs { out: a.out.add(c), ..a }, at, (a.n - c).min(TILE_COLUMNS)) };
+        at = at.wrapping_add(lines);
+        c += TILE_COLUMNS;
     }
 }
 

@@ -206,6 +206,16 @@ pub(crate) struct DotArgs<W> {
 #[repr(C, align(64))]
 pub(crate) struct PanelLine([bf16; 32]);
 
+/// Columns of a panel: four lines of four columns.
+pub(crate) const PANEL_COLUMNS: usize = 16;
+/// Elements of each of them in one line.
+pub(crate) const PANEL_GROUP: usize = 8;
+
+/// Lines of a panel of `k` factors.
+pub(crate) fn panel_lines(k: usize) -> usize {
+    k.div_ceil(PANEL_GROUP) * (PANEL_COLUMNS / 4)
+}
+
 /// A kernel for [`DotArgs`] with the memory that it lays the right-hand matrix out in.
 pub(crate) type DotFn<W> = unsafe fn(DotArgs<W>, &mut Vec<PanelLine>);
 
@@ -270,7 +280,17 @@ enum Run {
 #[derive(Clone, Copy)]
 struct DotFns {
     dot: DotFn<bf16>,
+    panels: PanelFns,
     chains: unsafe fn(usize) -> f32,
+}
+
+/// Right-hand matrices that stay laid out.
+#[derive(Clone, Copy)]
+pub(crate) struct PanelFns {
+    /// Lays up to [`PANEL_COLUMNS`] rows, so far apart, of so many factors out.
+    pub(crate) lay_out: unsafe fn(*const bf16, usize, usize, usize, *mut PanelLine),
+    /// The kernel of [`DotFns::dot`], to the same bits, with a panel for each [`PANEL_COLUMNS`] columns.
+    pub(crate) dot: unsafe fn(DotArgs<bf16>, *const PanelLine),
 }
 
 /// Multiply-adds of one vector of [`DotFns::chains`].
@@ -439,7 +459,11 @@ static AVX512_BF16: [Kernel; 1] = [Kernel {
     name: "vdpbf16ps 6x16",
     isa: Isa::Avx512Bf16,
     quality: 40,
-    run: Run::Dot(DotFns { dot: dot::dot, chains: dot::chains }),
+    run: Run::Dot(DotFns {
+        dot: dot::dot,
+        panels: PanelFns { lay_out: dot::lay_out, dot: dot::dot_panels },
+        chains: dot::chains,
+    }),
 }];
 
 fn table() -> impl Iterator<Item = &'static Kernel> {
@@ -565,6 +589,11 @@ impl Kernels {
     /// The kernel for two bf16 operands, where there is one.
     pub(crate) fn dot(&self) -> Option<DotFn<bf16>> {
         self.dot.map(|d| d.dot)
+    }
+
+    /// The kernels for a bf16 matrix that stays laid out for its product with another, where there are some.
+    pub(crate) fn panels(&self) -> Option<PanelFns> {
+        self.dot.map(|d| d.panels)
     }
 
     /// The kernels for a matrix of codes.

@@ -122,6 +122,8 @@ impl Feed<'_> {
 
     fn session(&self, module: &Module, quant: QuantSemantics, ctx: &Arc<Context>) -> Result<Session, Error> {
         let mut options = SessionOptions { quant, ..SessionOptions::with_threads(self.threads) };
+        // Windows of tokens gain little, and float weights stay in their files.
+        options.lay_out_weights = false;
         options.max_memory = host::physical_memory().unwrap_or(u64::MAX);
         Session::on_context(Arc::new(module.clone()), &options, Arc::clone(ctx)).map_err(|e| self.failed(e))
     }
