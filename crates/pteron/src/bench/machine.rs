@@ -104,12 +104,44 @@ pub fn limits(threads: usize, mib: usize) -> Limits {
     }
 }
 
-/// Bytes that `threads` threads read of a buffer of `bytes`, in 10⁹ a second: the best of several runs.
-pub(super) fn read_gb_per_s(threads: usize, bytes: usize) -> f64 {
-    let ctx = Context::on(&host::threads(Some(threads), &[]));
-    let elements = (bytes / 4).max(1 << 10);
-    let buffer = vec![1.0f32; elements];
-    (elements * 4) as f64 / fastest_read(&ctx, &buffer) / 1e9
+/// A buffer that stands for the bytes that a token touches, read again and again between measurements of something else: what
+/// memory gives changes from minute to minute.
+pub(super) struct Reader {
+    ctx: Context,
+    buffer: Vec<f32>,
+    /// Bytes read by each pattern in each round, in 10⁹ a second.
+    rounds: Vec<[f64; READ_PATTERNS]>,
+}
+
+impl Reader {
+    /// A buffer of `bytes`, read by threads like those of a program on `threads`.
+    pub(super) fn new(threads: usize, bytes: usize) -> Reader {
+        let buffer = vec![1.0f32; (bytes / 4).max(1 << 10)];
+        Reader { ctx: Context::on(&host::threads(Some(threads), &[])), buffer, rounds: Vec::new() }
+    }
+
+    /// Reads it in every way, as many times each as a figure's runs are.
+    pub(super) fn round(&mut self, times: usize) {
+        let bytes = (self.buffer.len() * 4) as f64;
+        let ctx = &self.ctx;
+        let buffer = &self.buffer;
+        let of = |pattern: usize| {
+            // The first one wakes the threads and does not count.
+            black_box(read_all(ctx, black_box(buffer), pattern));
+            let start = Instant::now();
+            for _ in 0..times.max(1) {
+                black_box(read_all(ctx, black_box(buffer), pattern));
+            }
+            times.max(1) as f64 * bytes / start.elapsed().as_secs_f64().max(f64::MIN_POSITIVE) / 1e9
+        };
+        self.rounds.push(std::array::from_fn(of));
+    }
+
+    /// Bytes in 10⁹ a second, as the mean of the rounds, by the pattern for which it is largest.
+    pub(super) fn gb_per_s(&self) -> f64 {
+        let mean = |p: usize| self.rounds.iter().map(|r| r[p]).sum::<f64>() / self.rounds.len().max(1) as f64;
+        (0..READ_PATTERNS).map(mean).fold(0.0, f64::max)
+    }
 }
 
 /// Seconds of reading `data` in the way that is fastest here.

@@ -7,7 +7,7 @@ use pteron_exec::{NoHook, NodeHook, OperatorTotal, Profiler, Span};
 use pteron_llm::chat::DateTime;
 use pteron_llm::runner::TextDecoder;
 
-use super::machine::{DEFAULT_READ_MIB, Limits, limits, read_gb_per_s};
+use super::machine::{DEFAULT_READ_MIB, Limits, Reader, limits};
 use super::work::{Work, WorkCounter};
 use super::{mean, stddev};
 use crate::error::Error;
@@ -221,7 +221,7 @@ pub fn model(path: &Path, plan: &ModelPlan) -> Result<ModelBench, Error> {
         let cpus = host::threads(Some(threads), &plan.cpus).cpus;
         let mut done = Vec::new();
         for &(prompt, generate, depth) in &tests {
-            done.push(loaded.test(prompt, generate, depth, plan.repeat)?);
+            done.push(loaded.test((prompt, generate, depth), threads, plan)?);
         }
         let mut profiles = Vec::new();
         if plan.profile {
@@ -232,10 +232,9 @@ pub fn model(path: &Path, plan: &ModelPlan) -> Result<ModelBench, Error> {
         drop(loaded);
         let limits = limits(threads, DEFAULT_READ_MIB).or_better(&before);
         for t in &mut done {
-            t.machine = match t.bytes_per_token {
-                None => limits.peak_of(&t.work),
-                Some(bytes) => read_gb_per_s(threads, plan.read_mib.map_or(bytes as usize, |m| m << 20)),
-            };
+            if t.bytes_per_token.is_none() {
+                t.machine = limits.peak_of(&t.work);
+            }
             t.share = t.achieved.map(|a| a / t.machine);
         }
         bench.threads.push(ThreadBench {
@@ -389,8 +388,16 @@ impl Loaded {
         Ok(work)
     }
 
-    /// Measures a prompt (`generate` is 0) or tokens one by one, with `depth` tokens in the cache before.
-    fn test(&mut self, prompt: usize, generate: usize, depth: usize, repeat: usize) -> Result<Test, Error> {
+    /// Measures a prompt (`generate` is 0) or tokens one by one, with `depth` tokens in the cache before. What memory gives is
+    /// measured between the repetitions of the latter.
+    fn test(
+        &mut self,
+        (prompt, generate, depth): (usize, usize, usize),
+        threads: usize,
+        plan: &ModelPlan,
+    ) -> Result<Test, Error> {
+        /// Times that a buffer is read between two repetitions.
+        const READS: usize = 4;
         self.feed(0, depth, &mut NoHook)?;
         let work = self.work(depth, if generate > 0 { 1 } else { prompt })?;
         let mut bytes_per_token = None;
@@ -403,8 +410,14 @@ impl Loaded {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let now = DateTime::from_unix_seconds(i64::try_from(now).unwrap_or(0));
         let tokens = prompt + generate;
-        let mut seconds = Vec::with_capacity(repeat);
-        for _ in 0..repeat.max(1) {
+        let mut seconds = Vec::with_capacity(plan.repeat);
+        let mut reader = bytes_per_token.map(|b| Reader::new(threads, plan.read_mib.map_or(b as usize, |m| m << 20)));
+        for _ in 0..plan.repeat.max(1) {
+            if let Some(reader) = &mut reader {
+                reader.round(READS);
+                // Caches hold what a token left in them again.
+                self.call(depth, 1, &mut NoHook)?;
+            }
             let start = Instant::now();
             match generate {
                 0 => self.feed(depth, prompt, &mut NoHook)?,
@@ -433,7 +446,7 @@ impl Loaded {
             work,
             bytes_per_token,
             achieved,
-            machine: 0.0,
+            machine: reader.map_or(0.0, |r| r.gb_per_s()),
             unit: if generate > 0 { "GB/s" } else { "GOP/s" },
             share: None,
         })
