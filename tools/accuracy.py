@@ -48,6 +48,7 @@ ROWS = {
     # name: (flags, what it learns from calibration data)
     "float": ([], NOTHING),
     "int8": (transform("int8"), NOTHING),
+    "int8 mse": (transform("int8", "--weight-algorithm", "mse"), MOMENTS),
     "int8, float output layer": (recipe("int8_float_head"), NOTHING),
     "4w g32 hqq": (grouped("4w", "hqq"), NOTHING),
     "4w g32 mse": (grouped("4w", "mse"), MOMENTS),
@@ -84,7 +85,7 @@ ROWS = {
 SENSITIVITY, SENSITIVE = "sensitivity", "qnn_8a8w"
 # Compared position by position: the first less the second.
 PAIRS = [
-    ("8da4w g32 mse", "8da4w g32 hqq"), ("4w g32 mse", "4w g32 hqq"), ("int8", "int8, float output layer"),
+    ("8da4w g32 mse", "8da4w g32 hqq"), ("4w g32 mse", "4w g32 hqq"), ("int8", "int8, float output layer"), ("int8 mse", "int8"),
     ("qnn_16a8w, float residual", "qnn_16a8w"),
 ]
 
