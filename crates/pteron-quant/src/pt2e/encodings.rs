@@ -87,7 +87,8 @@ impl Encodings {
 
     /// These, which data gave for the graph of `prepared`, with those of `trained` in their place where training found some for
     /// the same tensor in a graph of another form: for the same integers and layout, and for activations only near what data
-    /// gave ([`SAME_TENSOR`], [`GIVEN_UP`]), because a name may mean another tensor there. Gives how many slots have trained ones
+    /// gave, because a name may mean another tensor there (half to twice as large; where two operators' names agree, down to a
+    /// 64th). Gives how many slots have trained ones
     /// and how many have not, too.
     #[must_use]
     pub fn with_trained(mut self, trained: &Encodings, prepared: &PreparedGraph) -> (Encodings, usize, usize) {
