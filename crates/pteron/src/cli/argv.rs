@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn flags_that_are_not_built_are_told() {
-        for flag in ["--preq_mode", "--coreml-ios=18", "-lora", "--optimized_rotation_path", "-sq"] {
+        for flag in ["--use_spin_quant", "--coreml-ios=18", "-lora", "--optimized_rotation_path", "-sq"] {
             let said = spelled(&["export", "dir", flag]);
             assert!(said[0].contains("not built yet"), "{flag}: {said:?}");
         }
