@@ -546,7 +546,8 @@ impl Placer<'_, '_, '_> {
                 _,
             ) => {
                 let reason =
-                    "8-bit weights alone lose next to nothing and are not trained; there are 8da4w and 4w".to_owned();
+                    "8-bit weights (int8, 8da8w) lose next to nothing and are not trained; there are 8da4w and 4w"
+                        .to_owned();
                 return Err(TrainError::Unsupported { tensor: path.to_owned(), reason });
             }
         };
