@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use pteron_exec::{NodeEvent, NodeHook, ValueRef};
+use pteron_exec::{NodeEvent, NodeHook};
 use pteron_ir::{Arg, Def, Graph, Module, Op, ValueId};
+
+use crate::watch;
 
 /// The hook that watches what is written into the caches of a float graph, over any number of runs.
 #[derive(Debug)]
@@ -77,22 +79,15 @@ impl KvCacheHook {
 
 impl NodeHook for KvCacheHook {
     fn after(&mut self, event: &NodeEvent<'_>) {
-        if event.graph.name != self.graph {
-            return;
-        }
-        for (value, output) in event.graph.nodes[event.node].outputs.iter().zip(event.outputs) {
-            let (Some(tap), ValueRef::Tensor(view)) = (self.taps.get_mut(value), output) else { continue };
-            let Some(&columns) = view.sizes().last().filter(|&&c| c > 0) else { continue };
-            tap.most.resize(columns, 0.0);
-            for i in 0..view.numel() {
-                let v = view.scalar(i).map_or(f32::NAN, |s| s.as_f64() as f32).abs();
-                let most = &mut tap.most[i % columns];
+        watch::rows(event, &self.graph, &mut self.taps, |tap, row| {
+            tap.most.resize(row.len(), 0.0);
+            for (most, v) in tap.most.iter_mut().zip(row.iter().map(|v| v.abs())) {
                 // Whatever comes after it, a NaN stays.
                 if v > *most || v.is_nan() {
                     *most = v;
                 }
             }
-        }
+        });
     }
 }
 
@@ -100,7 +95,7 @@ impl NodeHook for KvCacheHook {
 mod tests {
     use std::sync::Arc;
 
-    use pteron_exec::{Session, SessionOptions, Value};
+    use pteron_exec::{Session, SessionOptions, Value, ValueRef};
     use pteron_ir::{GraphBuilder, TensorType, args};
     use pteron_tensor::{DType, Tensor};
 

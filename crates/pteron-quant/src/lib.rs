@@ -23,6 +23,7 @@ pub mod scheme;
 pub mod spec;
 pub mod state;
 pub mod transform;
+mod watch;
 pub mod weight;
 
 pub use error::{ObserveError, SpecError, TensorLabel};

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use pteron_exec::{NodeEvent, NodeHook, ValueRef};
+use pteron_exec::{NodeEvent, NodeHook};
 use pteron_ir::{Arg, ConstId, Def, Graph, Module, Op, ValueId};
 
+use crate::watch;
 use crate::weight::Inputs;
 
 /// Means and mean squares of the columns that linear layers read, by the name of the layer's weight.
@@ -113,30 +114,13 @@ fn constant_of(graph: &Graph, v: ValueId) -> Option<ConstId> {
 
 impl NodeHook for MomentsHook {
     fn after(&mut self, event: &NodeEvent<'_>) {
-        if event.graph.name != self.graph {
-            return;
-        }
-        for (value, output) in event.graph.nodes[event.node].outputs.iter().zip(event.outputs) {
-            let (Some(tap), ValueRef::Tensor(view)) = (self.taps.get_mut(value), output) else { continue };
-            let Some(&columns) = view.sizes().last().filter(|&&c| c > 0) else { continue };
-            let wide;
-            let data: &[f32] = match view.as_slice::<f32>() {
-                Some(data) => data,
-                None => {
-                    wide = (0..view.numel())
-                        .map(|i| view.scalar(i).map_or(0.0, |s| s.as_f64() as f32))
-                        .collect::<Vec<_>>();
-                    &wide
-                }
-            };
-            tap.sums.columns.resize(columns, [0.0; 2]);
-            for row in data.chunks_exact(columns) {
-                for (sum, &x) in tap.sums.columns.iter_mut().zip(row) {
-                    let x = f64::from(x);
-                    *sum = [sum[0] + x, sum[1] + x * x];
-                }
-                tap.sums.rows += 1;
+        watch::rows(event, &self.graph, &mut self.taps, |tap, row| {
+            tap.sums.columns.resize(row.len(), [0.0; 2]);
+            for (sum, &x) in tap.sums.columns.iter_mut().zip(row) {
+                let x = f64::from(x);
+                *sum = [sum[0] + x, sum[1] + x * x];
             }
-        }
+            tap.sums.rows += 1;
+        });
     }
 }

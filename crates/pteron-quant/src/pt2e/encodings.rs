@@ -96,17 +96,16 @@ impl Encodings {
         for slot in prepared.slots.iter().filter(|s| !matches!(s.spec, GroupSpec::Derived(..))) {
             let labels: Vec<&TensorLabel> = slot.members.iter().filter_map(|p| prepared.labels.get(p)).collect();
             let Some(SlotParams::Static(own)) = labels.first().and_then(|l| self.get(l)) else { continue };
-            let known: Vec<&&TensorLabel> = labels.iter().filter(|l| trained.get(l).is_some()).collect();
-            let mut operators: Vec<&str> = known.iter().map(|l| operator(&l.port)).collect();
-            operators.sort_unstable();
-            operators.dedup();
-            let least = if operators.len() > 1 { GIVEN_UP.recip() } else { SAME_TENSOR.recip() };
+            let known: Vec<(&str, &SlotParams)> =
+                labels.iter().filter_map(|l| Some((operator(&l.port), trained.get(l)?))).collect();
+            let several = known.iter().any(|(operator, _)| *operator != known[0].0);
+            let least = if several { GIVEN_UP } else { SAME_TENSOR }.recip();
             let fits = |p: &QuantParams| {
                 let factor = p.scale[0] / own.scale[0];
                 let near = p.layout != Layout::PerTensor || (least..=SAME_TENSOR).contains(&factor);
                 p.format == own.format && p.layout == own.layout && near
             };
-            let mut found = known.iter().filter_map(|l| trained.get(l));
+            let mut found = known.iter().map(|(_, params)| *params);
             let first = found.next().filter(|first| found.all(|other| other == *first));
             match first {
                 Some(params @ SlotParams::Static(p)) if fits(p) => {
