@@ -22,7 +22,7 @@ pub(in crate::cli) enum ScalesArg {
     Live,
     /// As before the first step
     Frozen,
-    /// Trained, those of activations too (LSQ)
+    /// Trained, and the ranges of activations too (LSQ)
     Learned,
 }
 
@@ -118,7 +118,7 @@ pub(in crate::cli) struct TrainingArgs {
     /// Scales of weights
     #[arg(long, value_enum, default_value = "live")]
     pub(in crate::cli) scales: ScalesArg,
-    /// Largest learning rate of learned scales, as a share of them
+    /// Largest learning rate of learned scales, as a share of them, and of the ends of learned ranges
     #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
     pub(in crate::cli) scale_rate: f64,
     /// Rule from ranges of activations to scales while training; an export always takes the observer's
