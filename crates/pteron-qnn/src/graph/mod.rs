@@ -11,7 +11,9 @@ mod text;
 use std::fmt;
 use std::sync::Arc;
 
-use pteron_tensor::{SharedSource, SourceError, TensorSource, copy_range};
+use pteron_kernels::Context;
+use pteron_kernels::shape_ops::permute_copy;
+use pteron_tensor::{SharedSource, SourceError, TensorSource, View, ViewMut, copy_range};
 
 pub use check::GraphError;
 pub use dtype::DataType;
@@ -110,15 +112,6 @@ impl Data {
     }
 }
 
-/// Writes the columns of `rows`, elements of `W` bytes, one to each of `columns`.
-fn columns_of<'a, const W: usize>(rows: &[u8], row_bytes: usize, columns: impl Iterator<Item = &'a mut [u8]>) {
-    for (c, column) in columns.enumerate() {
-        for (to, row) in column.as_chunks_mut::<W>().0.iter_mut().zip(rows.chunks_exact(row_bytes)) {
-            to.copy_from_slice(&row[c * W..][..W]);
-        }
-    }
-}
-
 fn read_transposed(source: &dyn TensorSource, out: &mut [u8]) -> Result<(), SourceError> {
     let failed = |reason: String| SourceError::Failed { what: source.label().to_owned(), reason };
     let &[rows, columns] = source.shape() else {
@@ -131,20 +124,17 @@ fn read_transposed(source: &dyn TensorSource, out: &mut [u8]) -> Result<(), Sour
     if columns == 0 {
         return Ok(());
     }
-    let (row_bytes, width) = (source.row_bytes(), source.row_bytes() / columns);
+    let (context, dtype, row_bytes) = (Context::new(1), source.dtype(), source.row_bytes());
     let mut some = vec![0u8; TRANSPOSED_AT_ONCE.min(rows) * row_bytes];
     for start in (0..rows).step_by(TRANSPOSED_AT_ONCE) {
         let count = TRANSPOSED_AT_ONCE.min(rows - start);
+        let (sizes, strides, out_sizes, out_strides) = ([count, columns], [columns, 1], [columns, count], [rows, 1]);
         let some = &mut some[..count * row_bytes];
         source.read_rows(start..start + count, some)?;
-        let columns = out.chunks_exact_mut(rows * width).map(|column| &mut column[start * width..][..count * width]);
-        // A copy of a length that the compiler knows is one instruction.
-        match width {
-            1 => columns_of::<1>(some, row_bytes, columns),
-            2 => columns_of::<2>(some, row_bytes, columns),
-            4 => columns_of::<4>(some, row_bytes, columns),
-            _ => return Err(failed(format!("found elements of {width} bytes, expected 1, 2 or 4"))),
-        }
+        let some = View::new(dtype, &sizes, &strides, some).map_err(|e| failed(e.to_string()))?;
+        let out = &mut out[start * (row_bytes / columns)..];
+        let out = ViewMut::new(dtype, &out_sizes, &out_strides, out).map_err(|e| failed(e.to_string()))?;
+        permute_copy(&context, some, &[1, 0], out).map_err(|e| failed(e.to_string()))?;
     }
     Ok(())
 }
