@@ -1,25 +1,19 @@
 //! One library with one device, and what is done with them.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::ops::Range;
+use std::fmt;
 use std::path::Path;
 use std::ptr;
-use std::time::Instant;
 
 use pteron_tensor::AlignedBytes;
 
+use super::compose::ReceivedGraph;
 use super::describe;
 use super::keep::{Described, Keep};
 use super::library::{Backend, System};
-use super::types::{Handle, RawBuffer, RawConfig, RawHtpContext, RawHtpDevice, RawHtpGraph, RawOp, RawTensor};
-use crate::graph::{Encoding, ParamValue, QnnGraph, QnnNode, QnnTensor, TensorKind};
-use crate::host::{
-    BinaryInfo, ComposeOptions, ComposeStage, GraphInfo, LibraryInfo, ProfileEvent, ProfileLevel, ProfileUnit,
-    TensorInfo, Verdict,
-};
-use crate::payload::{HEADER, header};
-use crate::room::{Room, SealedRoom};
+use super::types::{Handle, RawBuffer, RawConfig, RawHtpDevice, RawOp, RawTensor};
+use crate::graph::{Encoding, ParamValue, QnnNode, QnnTensor, TensorKind};
+use crate::host::{BinaryInfo, GraphInfo, LibraryInfo, ProfileEvent, ProfileLevel, ProfileUnit, TensorInfo, Verdict};
 use crate::soc::Soc;
 
 /// What the library refused, or why it could not be asked.
@@ -34,42 +28,12 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    fn own(doing: impl Into<String>, what: impl Into<String>) -> Failure {
+    pub(super) fn own(doing: impl Into<String>, what: impl Into<String>) -> Failure {
         Failure { doing: doing.into(), what: what.into(), code: 0 }
     }
 }
 
-/// A graph with the places of its constants' bytes, by tensor, in what came with it.
-pub(crate) struct ReceivedGraph {
-    pub(crate) graph: QnnGraph,
-    pub(crate) places: Vec<Option<Range<usize>>>,
-}
-
-/// A context that was finalized.
-pub(crate) struct Finalized {
-    /// The context binary behind the header of a payload.
-    pub(crate) payload: SealedRoom,
-    /// Name of each graph, with the microseconds of its finalize call.
-    pub(crate) finalize_us: Vec<(String, u64)>,
-}
-
-/// Bytes of a context binary beside those of its constants: generous, for they cost nothing until they are written.
-const ROOM_BESIDE: u64 = 256 << 20;
-
-/// Bytes that the constants of a graph take in a context binary, where integers of few bits are packed.
-fn constant_bytes(graph: &QnnGraph) -> u64 {
-    let bytes = |t: &QnnTensor| {
-        let packed = match t.encoding {
-            Encoding::BwScaleOffset { bitwidth, .. } | Encoding::BwAxisScaleOffset { bitwidth, .. } => bitwidth,
-            Encoding::BlockwiseExpansion { .. } => 4,
-            _ => t.dtype.bits(),
-        };
-        t.bytes().unwrap_or(0) / u64::from(t.dtype.bits().max(1)) * u64::from(packed)
-    };
-    graph.tensors.iter().filter(|t| t.kind == TensorKind::Static).map(bytes).sum()
-}
-
-fn described(t: &QnnTensor) -> Described<'_> {
+pub(super) fn described(t: &QnnTensor) -> Described<'_> {
     Described { id: 0, name: &t.name, kind: t.kind.code(), dtype: t.dtype, dims: &t.dims, encoding: &t.encoding }
 }
 
@@ -89,11 +53,11 @@ struct Loaded {
 
 /// The library, a device, and contexts.
 pub(crate) struct Session {
-    library: Backend,
+    pub(super) library: Backend,
     system: Result<System, String>,
     log: Handle,
-    backend: Handle,
-    device: Handle,
+    pub(super) backend: Handle,
+    pub(super) device: Handle,
     contexts: BTreeMap<u32, Loaded>,
     next: u32,
 }
@@ -102,7 +66,7 @@ pub(crate) struct Session {
 const LOG_ERROR: u32 = 1;
 
 /// A list of configurations as the library takes it: addresses with a null at the end.
-struct Configs<T> {
+pub(super) struct Configs<T> {
     // Neither list grows once the addresses of its items are taken.
     _custom: Vec<T>,
     _entries: Vec<RawConfig>,
@@ -110,7 +74,7 @@ struct Configs<T> {
 }
 
 impl<T> Configs<T> {
-    fn new(items: impl IntoIterator<Item = T>) -> Configs<T> {
+    pub(super) fn new(items: impl IntoIterator<Item = T>) -> Configs<T> {
         let custom: Vec<T> = items.into_iter().collect();
         let entries: Vec<RawConfig> =
             custom.iter().map(|c| RawConfig { option: 0, custom: ptr::from_ref(c).cast() }).collect();
@@ -120,34 +84,9 @@ impl<T> Configs<T> {
     }
 
     /// Null for an empty list.
-    fn as_ptr(&self) -> *const *const RawConfig {
+    pub(super) fn as_ptr(&self) -> *const *const RawConfig {
         if self.list.len() == 1 { ptr::null() } else { self.list.as_ptr() }
     }
-}
-
-fn graph_configs(options: &ComposeOptions) -> Configs<RawHtpGraph> {
-    let config = |option, first, second| RawHtpGraph { option, first, second, ..RawHtpGraph::default() };
-    let optimization = |kind, value: f32| config(1, kind, value.to_bits());
-    let mut list = vec![
-        config(3, options.vtcm_mb.unwrap_or(options.soc.vtcm_mb), 0),
-        optimization(3, options.optimization.level() as f32),
-    ];
-    if options.fp16 {
-        list.push(config(2, 1, 0));
-    }
-    if options.dlbc {
-        list.push(optimization(4, 1.0));
-    }
-    if !options.fold_relu {
-        list.push(config(4, 1, 0));
-    }
-    if !options.conv_hmx {
-        list.push(config(5, 1, 0));
-    }
-    if let Some(threads) = options.hvx_threads {
-        list.push(config(6, threads as u32, (threads >> 32) as u32));
-    }
-    Configs::new(list)
 }
 
 impl Session {
@@ -179,19 +118,20 @@ impl Session {
         let code = session.library.device_create(session.log, configs.as_ptr(), &mut handle);
         let doing =
             soc.map_or_else(|| "make a device".to_owned(), |m| format!("make a device of {}", Soc::describe(m)));
-        session.check(code, &doing)?;
+        session.check(code, doing)?;
         session.device = handle;
         Ok(session)
     }
 
-    fn check(&self, code: u64, doing: &str) -> Result<(), Failure> {
+    /// An error for a code that says one; `doing` is what the library was asked to do.
+    pub(super) fn check(&self, code: u64, doing: impl fmt::Display) -> Result<(), Failure> {
         let number = (code & 0xffff) as u32;
         if number == 0 {
             return Ok(());
         }
         let message = self.library.message(code);
         let what = if message.is_empty() { format!("error {number}") } else { format!("error {number}, {message}") };
-        Err(Failure { doing: doing.to_owned(), what, code: number })
+        Err(Failure { doing: doing.to_string(), what, code: number })
     }
 
     /// What the library says of itself.
@@ -221,7 +161,7 @@ impl Session {
     }
 
     /// Makes the raw form of a node. With `graph`, the static tensors of its parameters are created in it.
-    fn raw_node(
+    pub(super) fn raw_node(
         &self,
         keep: &mut Keep,
         node: &QnnNode,
@@ -240,7 +180,7 @@ impl Session {
                     let mut raw = keep.tensor(&described, Some(AlignedBytes::copied(data)));
                     if let Some(graph) = graph {
                         let code = self.library.tensor_create(graph, &mut raw);
-                        self.check(code, &format!("make the tensor `{name}`"))?;
+                        self.check(code, format_args!("make the tensor `{name}`"))?;
                     }
                     keep.tensor_param(&p.name, raw)
                 }
@@ -303,113 +243,6 @@ impl Session {
         Ok(verdicts)
     }
 
-    /// Composes and finalizes graphs in one context. `data` has the bytes of their constants.
-    pub(crate) fn compose(
-        &self,
-        graphs: Vec<ReceivedGraph>,
-        data: &mut [u8],
-        options: &ComposeOptions,
-        progress: &mut dyn FnMut(&ComposeStage),
-    ) -> Result<Finalized, Failure> {
-        let sharing = options.weight_sharing.then(|| RawHtpContext { option: 1, enabled: 1, ..Default::default() });
-        let configs = Configs::new(sharing);
-        let mut context = ptr::null_mut();
-        let code = self.library.context_create(self.backend, self.device, configs.as_ptr(), &mut context);
-        self.check(code, "make a context")?;
-        let mut keep = Keep::default();
-        let result = self.compose_in(context, &mut keep, graphs, data, options, progress);
-        self.library.context_free(context);
-        result
-    }
-
-    fn compose_in(
-        &self,
-        context: Handle,
-        keep: &mut Keep,
-        graphs: Vec<ReceivedGraph>,
-        data: &mut [u8],
-        options: &ComposeOptions,
-        progress: &mut dyn FnMut(&ComposeStage),
-    ) -> Result<Finalized, Failure> {
-        let doing = "give the context binary";
-        let no_room = |e: io::Error| Failure::own(doing, format!("there is no memory for it: {e}"));
-        let size_of = |size: u64| usize::try_from(size).ok().filter(|s| *s < isize::MAX as usize);
-        let no_size = || Failure::own(doing, "its size is no size");
-        // The pages that the binary will take are made while the library, on one thread, is busy with the graphs.
-        let expected: u64 = graphs.iter().map(|g| constant_bytes(&g.graph)).sum();
-        let mut room = Room::new(expected.saturating_add(ROOM_BESIDE)).map_err(no_room)?;
-        let finalize_us = std::thread::scope(|scope| {
-            let pages = &room;
-            scope.spawn(move || pages.populate(usize::try_from(expected).unwrap_or(usize::MAX)));
-            self.finalize(context, keep, graphs, data, options, progress)
-        })?;
-        progress(&ComposeStage::Serializing);
-        let mut size = 0;
-        let code = self.library.context_binary_size(context, &mut size);
-        self.check(code, "say how large the context binary is")?;
-        let len = size_of(size).ok_or_else(no_size)?;
-        let end = HEADER.checked_add(len).ok_or_else(no_size)?;
-        if room.bytes().len() < end {
-            room = Room::new(end as u64).map_err(no_room)?;
-        }
-        let mut written = 0;
-        let (head, binary) = room.bytes()[..end].split_at_mut(HEADER);
-        let code = self.library.context_binary(context, binary, &mut written);
-        self.check(code, doing)?;
-        let written = usize::try_from(written).ok().and_then(|w| binary.get(..w));
-        let binary = written.ok_or_else(|| Failure::own(doing, "it wrote more than it said"))?;
-        head.copy_from_slice(&header(binary));
-        let end = (HEADER + binary.len()) as u64;
-        Ok(Finalized { payload: room.seal(end).map_err(no_room)?, finalize_us })
-    }
-
-    /// Hands over graph after graph and finalizes it; gives each one's name and the microseconds of its finalize call.
-    fn finalize(
-        &self,
-        context: Handle,
-        keep: &mut Keep,
-        graphs: Vec<ReceivedGraph>,
-        data: &mut [u8],
-        options: &ComposeOptions,
-        progress: &mut dyn FnMut(&ComposeStage),
-    ) -> Result<Vec<(String, u64)>, Failure> {
-        let configs = graph_configs(options);
-        let mut finalize_us = Vec::new();
-        // One address for all of them: graphs, and tensors of one graph, have constants between them.
-        let (base, len) = (data.as_mut_ptr(), data.len());
-        for ReceivedGraph { graph, places } in graphs {
-            progress(&ComposeStage::Composing { graph: graph.name.clone() });
-            let (mut handle, name) = (ptr::null_mut(), keep.name(&graph.name));
-            let code = self.library.graph_create(context, name, configs.as_ptr(), &mut handle);
-            self.check(code, &format!("make the graph `{}`", graph.name))?;
-            let mut tensors = Vec::new();
-            for (t, place) in graph.tensors.iter().zip(&places) {
-                let buffer = match place.as_ref().filter(|place| place.end <= len) {
-                    None => RawBuffer { data: ptr::null_mut(), size: 0 },
-                    Some(p) => RawBuffer { data: base.wrapping_add(p.start).cast(), size: p.len() as u32 },
-                };
-                let mut raw = keep.tensor_over(&described(t), buffer);
-                if t.kind != TensorKind::Null {
-                    let code = self.library.tensor_create(handle, &mut raw);
-                    self.check(code, &format!("make the tensor `{}` of graph `{}`", t.name, graph.name))?;
-                }
-                tensors.push(raw);
-            }
-            for node in &graph.nodes {
-                let op = self.raw_node(keep, node, &tensors, Some(handle))?;
-                let code = self.library.add_node(handle, op);
-                let doing = format!("add the node `{}` ({}) to graph `{}`", node.name, node.op, graph.name);
-                self.check(code, &doing)?;
-            }
-            progress(&ComposeStage::Finalizing { graph: graph.name.clone() });
-            let start = Instant::now();
-            let code = self.library.finalize(handle);
-            self.check(code, &format!("finalize the graph `{}`", graph.name))?;
-            finalize_us.push((graph.name, u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)));
-        }
-        Ok(finalize_us)
-    }
-
     /// What a context binary says of itself.
     pub(crate) fn inspect(&self, bytes: &[u8]) -> Result<BinaryInfo, Failure> {
         let doing = "read the context binary";
@@ -455,7 +288,7 @@ impl Session {
         for graph in &info.graphs {
             let (mut handle, name) = (ptr::null_mut(), keep.name(&graph.name));
             let code = self.library.graph_retrieve(context, name, &mut handle);
-            self.check(code, &format!("retrieve the graph `{}`", graph.name))?;
+            self.check(code, format_args!("retrieve the graph `{}`", graph.name))?;
             let mut raw = |t: &TensorInfo| -> Result<(RawTensor, AlignedBytes), Failure> {
                 let len = t.bytes().and_then(|b| usize::try_from(b).ok()).filter(|b| u32::try_from(*b).is_ok());
                 let len = len.ok_or_else(|| {
@@ -523,7 +356,7 @@ impl Session {
             self.collect(self.library.events(profile as u64, false), 0, &mut events);
             self.library.profile_free(profile);
         }
-        self.check(code, &format!("execute the graph `{graph}`"))?;
+        self.check(code, format_args!("execute the graph `{graph}`"))?;
         Ok(events)
     }
 

@@ -15,7 +15,7 @@ use super::message::{
 use super::wire::{Frame, Reader, Writer, read_graph, read_vec, write_frame};
 use crate::graph::QnnTensor;
 use crate::room::SealedRoom;
-use crate::sys::{Failure, ReceivedGraph, Session, flush_printed};
+use crate::sys::{Composition, Failure, ReceivedGraph, Session, flush_printed};
 
 /// The argument that makes `pteron` this process.
 pub const WORKER_ARGUMENT: &str = "qnn-worker";
@@ -270,7 +270,8 @@ impl Worker {
                 let options = read_options(r)?;
                 let graphs = r.list(|r| received(r, data.len()))?;
                 let mut sent = Ok(());
-                let composed = session.compose(graphs, &mut data, &options, &mut |stage| {
+                let composition = Composition { graphs, data: &mut data, options: &options };
+                let composed = session.compose(composition, &mut |stage| {
                     let mut w = Writer::default();
                     write_stage(&mut w, stage);
                     if sent.is_ok() {
@@ -283,6 +284,10 @@ impl Worker {
                 });
                 composed.payload.write(&mut w);
                 *given = Some(composed.payload);
+                // The host has its answer while the library gives back the memory of the context.
+                write_frame(out, status::DONE, &w.0, &[])?;
+                drop(composed.context);
+                return Ok(None);
             }
             Request::Inspect => write_binary(&mut w, &session.inspect(&read_vec(bulk, bulk_len)?)?),
             Request::Load => {
