@@ -25,6 +25,20 @@ pub(crate) fn unnamed_file() -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
+/// Has the pages of `len` bytes from `start` made, to be written to: those that lie in the range as a whole. What cannot be made
+/// now is made when it is written.
+///
+/// # Safety
+/// The range is memory of this process.
+pub(crate) unsafe fn populate(start: *mut u8, len: usize) {
+    // SAFETY: it takes a number and gives one.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(1 << 12);
+    let skipped = start.align_offset(page).min(len);
+    let start = start.wrapping_add(skipped);
+    // SAFETY: the range is the caller's, and making its pages changes no byte.
+    unsafe { libc::madvise(start.cast(), (len - skipped) / page * page, libc::MADV_POPULATE_WRITE) };
+}
+
 /// A room that is being filled. Its pages take memory when they are first written.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -47,12 +61,10 @@ impl Room {
         &mut self.map
     }
 
-    /// Has the pages of the first `len` bytes made, from any thread, while others wait for something else. What cannot be made
-    /// now is made when it is written.
+    /// Has the pages of the first `len` bytes made, from any thread, while others wait for something else.
     pub(crate) fn populate(&self, len: usize) {
-        let len = len.min(self.map.len());
-        // SAFETY: the range is this map's, and making its pages changes no byte.
-        unsafe { libc::madvise(self.map.as_ptr().cast_mut().cast(), len, libc::MADV_POPULATE_WRITE) };
+        // SAFETY: the range is this map's.
+        unsafe { populate(self.map.as_ptr().cast_mut(), len.min(self.map.len())) };
     }
 
     /// The room as it stays, cut to `len` bytes.

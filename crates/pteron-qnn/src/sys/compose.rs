@@ -1,10 +1,12 @@
 //! Graphs compiled into a context binary.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::ptr;
 use std::time::Instant;
 
+use super::heap::{Kept, Reserve};
 use super::keep::Keep;
 use super::session::{Configs, Failure, Session, described};
 use super::types::{Handle, RawBuffer, RawHtpContext, RawHtpGraph};
@@ -41,18 +43,31 @@ pub(crate) struct Finalized<'a> {
 
 /// Bytes of a context binary beside those of its constants: generous, for they cost nothing until they are written.
 const ROOM_BESIDE: u64 = 256 << 20;
+/// As many of them as are written in a context of moderate size.
+const WRITTEN_BESIDE: u64 = 16 << 20;
 
-/// Bytes that the constants of a graph take in a context binary, where integers of few bits are packed.
-fn constant_bytes(graph: &QnnGraph) -> u64 {
-    let bytes = |t: &QnnTensor| {
-        let packed = match t.encoding {
-            Encoding::BwScaleOffset { bitwidth, .. } | Encoding::BwAxisScaleOffset { bitwidth, .. } => bitwidth,
-            Encoding::BlockwiseExpansion { .. } => 4,
-            _ => t.dtype.bits(),
-        };
-        t.bytes().unwrap_or(0) / u64::from(t.dtype.bits().max(1)) * u64::from(packed)
+/// Bytes that a constant takes in a context binary, where integers of few bits are packed.
+fn packed_bytes(t: &QnnTensor) -> u64 {
+    let packed = match t.encoding {
+        Encoding::BwScaleOffset { bitwidth, .. } | Encoding::BwAxisScaleOffset { bitwidth, .. } => bitwidth,
+        Encoding::BlockwiseExpansion { .. } => 4,
+        _ => t.dtype.bits(),
     };
-    graph.tensors.iter().filter(|t| t.kind == TensorKind::Static).map(bytes).sum()
+    t.bytes().unwrap_or(0) / u64::from(t.dtype.bits().max(1)) * u64::from(packed)
+}
+
+/// Bytes that the constants of graphs take in a context binary: those that graphs have between them once, if `shared`.
+fn constant_bytes(graphs: &[ReceivedGraph], shared: bool) -> u64 {
+    let mut seen = BTreeSet::new();
+    let mut bytes = 0u64;
+    for ReceivedGraph { graph, places } in graphs {
+        for (t, place) in graph.tensors.iter().zip(places) {
+            if place.as_ref().is_some_and(|p| seen.insert(p.start) || !shared) {
+                bytes = bytes.saturating_add(packed_bytes(t));
+            }
+        }
+    }
+    bytes
 }
 
 fn graph_configs(options: &ComposeOptions) -> Configs<RawHtpGraph> {
@@ -86,15 +101,17 @@ pub(crate) struct NewContext<'a> {
     handle: Handle,
     /// What the graphs' raw tensors and nodes point to.
     keep: Keep,
+    // Last: it ends when the library has given back what it has.
+    _heap: Kept,
 }
 
 impl<'a> NewContext<'a> {
     fn new(session: &'a Session, options: &ComposeOptions) -> Result<NewContext<'a>, Failure> {
         let sharing = options.weight_sharing.then(|| RawHtpContext { option: 1, enabled: 1, ..Default::default() });
-        let (configs, mut handle) = (Configs::new(sharing), ptr::null_mut());
+        let (heap, configs, mut handle) = (Kept::new(), Configs::new(sharing), ptr::null_mut());
         let code = session.library.context_create(session.backend, session.device, configs.as_ptr(), &mut handle);
         session.check(code, "make a context")?;
-        Ok(NewContext { session, handle, keep: Keep::default() })
+        Ok(NewContext { session, handle, keep: Keep::default(), _heap: heap })
     }
 
     /// Hands a graph over. `data` has the bytes of its constants.
@@ -185,17 +202,23 @@ impl Session {
     ) -> Result<Finalized<'_>, Failure> {
         let mut context = NewContext::new(self, options)?;
         let configs = graph_configs(options);
-        let expected: u64 = graphs.iter().map(|g| constant_bytes(&g.graph)).sum();
+        let expected = constant_bytes(&graphs, options.weight_sharing);
+        let size = |beside: u64| usize::try_from(expected.saturating_add(beside)).unwrap_or(usize::MAX);
         let room = Room::new(expected.saturating_add(ROOM_BESIDE)).map_err(no_room)?;
+        // The library puts the binary together in memory of its own and copies it from there.
+        let reserve = Reserve::new(size(ROOM_BESIDE));
         let finalize_us = std::thread::scope(|scope| {
-            let mut pages = Some(|| room.populate(usize::try_from(expected).unwrap_or(usize::MAX)));
+            let mut pages = Some(|| {
+                reserve.populate(size(WRITTEN_BESIDE));
+                room.populate(size(WRITTEN_BESIDE));
+            });
             let mut finalize_us = Vec::with_capacity(graphs.len());
             for received in graphs {
                 let name = || received.graph.name.clone();
                 progress(&ComposeStage::Composing { graph: name() });
                 let graph = context.add(&received, &configs, data)?;
                 progress(&ComposeStage::Finalizing { graph: name() });
-                // The pages that the binary will take are made while the library, on one thread, is busy for long.
+                // The pages of both are made while the library, on one thread, is busy for long.
                 if let Some(pages) = pages.take() {
                     scope.spawn(pages);
                 }
@@ -203,6 +226,7 @@ impl Session {
             }
             Ok(finalize_us)
         })?;
+        drop(reserve);
         progress(&ComposeStage::Serializing);
         Ok(Finalized { payload: context.payload(room)?, finalize_us, context })
     }

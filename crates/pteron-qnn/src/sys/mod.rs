@@ -2,6 +2,7 @@
 
 mod compose;
 mod describe;
+mod heap;
 mod keep;
 mod library;
 mod session;
