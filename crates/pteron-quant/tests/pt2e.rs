@@ -11,7 +11,7 @@ use pteron_quant::observer::QuantParams;
 use pteron_quant::pt2e::{
     Calibration, Encodings, QuantizeError, SlotParams, convert, observe_constants, prepare, prepare_module,
 };
-use pteron_quant::quantizer::{ComposableQuantizer, LinearQuantizer, QnnQuantizer, Quantizer};
+use pteron_quant::quantizer::{ComposableQuantizer, PatternQuantizer, QnnQuantizer, Quantizer};
 use pteron_quant::scheme::{Compat, ModuleQConfig, QuantDtype};
 use pteron_quant::spec::{ObserverCtr, ObserverKind, QuantizationSpec};
 use pteron_tensor::{DType, MemorySource, Tensor};
@@ -88,7 +88,7 @@ fn run(m: &Module, x: &Tensor) -> Vec<Vec<f32>> {
 fn quantize(m: &mut Module, config: QuantizationConfig, calibration: &[Tensor]) -> Result<String, QuantizeError> {
     let mut graph = m.graphs.remove(0);
     let mut annotations = Annotations::new();
-    LinearQuantizer::new("linear", config).annotate(m, &graph, &mut annotations)?;
+    PatternQuantizer::linear("linear", config).annotate(m, &graph, &mut annotations)?;
     let mut prepared = prepare(m, &graph, &annotations)?;
     observe_constants(m, &graph, &mut prepared)?;
     let mut float = m.clone();
@@ -216,7 +216,7 @@ fn quantizers_do_not_overwrite_each_other() {
         }
     }
     let m = module();
-    let linear = || Box::new(LinearQuantizer::new("linear", dynamic_config()));
+    let linear = || Box::new(PatternQuantizer::linear("linear", dynamic_config()));
     let mut annotations = Annotations::new();
     let polite = ComposableQuantizer::new(vec![linear(), linear()]);
     polite.annotate(&m, &m.graphs[0], &mut annotations).unwrap();

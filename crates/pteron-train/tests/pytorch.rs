@@ -6,7 +6,7 @@ use pteron_exec::Threads;
 use pteron_quant::annotation::QuantizationConfig;
 use pteron_quant::format::QScheme;
 use pteron_quant::pt2e::{PreparedGraph, prepare_module};
-use pteron_quant::quantizer::LinearQuantizer;
+use pteron_quant::quantizer::PatternQuantizer;
 use pteron_quant::spec::{FakeQuantKind, ObserverCtr, ObserverKind, QuantizationSpec};
 use pteron_quant::transform::{Algorithm, LayerChoice, LayerKind, LinearMode};
 use pteron_tensor::DType;
@@ -83,7 +83,7 @@ fn losses_with_the_fused_observer_are_pytorchs() {
         ..QuantizationConfig::default()
     };
     let mut module = common::module();
-    let prepared = prepare_module(&mut module, &LinearQuantizer::new("fused", config)).unwrap();
+    let prepared = prepare_module(&mut module, &PatternQuantizer::linear("fused", config)).unwrap();
     let qat = QatOptions { rule: QparamsRule::Fbgemm, learn_scales: false };
     check(trainer(prepared.first(), &module, &|_, _| None, qat, ScaleMode::Live), "fused", with_codes);
 }

@@ -1,67 +1,43 @@
 //! Core ML's static patterns.
 
-use pteron_ir::{Graph, Module, NodeId, Op};
+use pteron_ir::{NodeId, Op};
 
+use super::PatternQuantizer;
 use super::rules::Rules;
-use super::{Quantizer, decompose};
-use crate::annotation::{Annotations, InputIndex, QuantizationConfig};
-use crate::error::SpecError;
-use crate::pt2e::QuantizeError;
+use crate::annotation::{InputIndex, QuantizationConfig};
 use crate::spec::Spec;
 
 /// What is captured whole here and is not in the graphs that ExecuTorch's Llama gives its quantizer.
 const LACKING: &[Op] = &[Op::RmsNorm, Op::Rope];
 
-/// ExecuTorch's `CoreMLQuantizer` with a static configuration for the whole model: linear layers, convolutions, sums, products
-/// and products of matrices, each also with an activation function behind it, whose output is then quantized in its place
-/// (`coremltools/optimize/torch/quantization/_coreml_quantizer_utils.py`).
-#[derive(Clone, Debug)]
-pub struct CoreMlQuantizer {
-    name: String,
-    config: QuantizationConfig,
-}
-
-impl CoreMlQuantizer {
-    /// A quantizer that messages call `name`.
-    pub fn new(name: &str, config: QuantizationConfig) -> CoreMlQuantizer {
-        CoreMlQuantizer { name: name.to_owned(), config }
+impl PatternQuantizer {
+    /// ExecuTorch's `CoreMLQuantizer` with a static configuration for the whole model: linear layers, convolutions, sums,
+    /// products and products of matrices, each also with an activation function behind it, whose output is then quantized in its
+    /// place (`coremltools/optimize/torch/quantization/_coreml_quantizer_utils.py`). Messages call it `name`.
+    pub fn core_ml(name: &str, config: QuantizationConfig) -> PatternQuantizer {
+        PatternQuantizer { name: name.to_owned(), config, lacking: LACKING, annotate }
     }
 }
 
-impl Quantizer for CoreMlQuantizer {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn transform_for_annotation(&self, module: &mut Module) -> Result<(), QuantizeError> {
-        decompose(module, LACKING)
-    }
-
-    fn annotate(&self, module: &Module, graph: &Graph, annotations: &mut Annotations) -> Result<(), SpecError> {
-        self.config.validate()?;
-        let mut rules = Rules::new(module, graph, annotations);
-        for n in graph.all_nodes() {
-            let op = graph.nodes[n].op;
-            let known = matches!(op, Op::Linear | Op::Convolution | Op::Add | Op::Mul | Op::Bmm | Op::Mm);
-            if !known || rules.is_annotated(n) {
-                continue;
-            }
-            let behind = activation_behind(&rules, n);
-            match op {
-                Op::Linear | Op::Convolution => rules.weighted(n, &self.config, None, behind.is_none()),
-                _ => match operands(&rules, n, &self.config) {
-                    None => continue,
-                    Some(inputs) => {
-                        let output = self.config.output_activation.clone().map(Spec::from);
-                        rules.set(n, inputs, output.filter(|_| behind.is_none()));
-                    }
-                },
-            }
-            if let Some(behind) = behind {
-                rules.set(behind, Vec::new(), self.config.output_activation.clone().map(Spec::from));
-            }
+fn annotate(mut rules: Rules<'_>, nodes: &[NodeId], config: &QuantizationConfig) {
+    for &n in nodes {
+        let op = rules.node(n).op;
+        let known = matches!(op, Op::Linear | Op::Convolution | Op::Add | Op::Mul | Op::Bmm | Op::Mm);
+        if !known || rules.is_annotated(n) {
+            continue;
         }
-        Ok(())
+        let behind = activation_behind(&rules, n);
+        let output = || config.output_activation.clone().map(Spec::from);
+        match op {
+            Op::Linear | Op::Convolution => rules.weighted(n, config, None, behind.is_none()),
+            _ => match operands(&rules, n, config) {
+                None => continue,
+                Some(inputs) => rules.set(n, inputs, output().filter(|_| behind.is_none())),
+            },
+        }
+        if let Some(behind) = behind {
+            rules.set(behind, Vec::new(), output());
+        }
     }
 }
 

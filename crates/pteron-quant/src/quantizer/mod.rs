@@ -7,20 +7,18 @@ mod qnn;
 mod rules;
 mod xnnpack;
 
-pub use coreml::CoreMlQuantizer;
 pub use embedding::EmbeddingQuantizer;
-pub use linear::LinearQuantizer;
 pub use qnn::{ModulePredicate, QnnQuantizer};
-pub use xnnpack::XnnpackQuantizer;
 
 use pteron_ir::pass::{Pass, PassContext, Runner};
 use pteron_ir::passes::DECOMPOSE;
-use pteron_ir::{Graph, Module, Op};
+use pteron_ir::{Graph, Module, NodeId, Op};
 
-use crate::annotation::Annotations;
+use crate::annotation::{Annotations, QuantizationConfig};
 use crate::error::SpecError;
 use crate::pt2e::QuantizeError;
 use crate::scheme::{AppliesTo, Patterns, SchemeSpecs};
+use rules::Rules;
 
 /// Annotates.
 pub trait Quantizer: std::fmt::Debug {
@@ -54,6 +52,36 @@ pub trait Quantizer: std::fmt::Debug {
     }
 }
 
+/// A quantizer that puts one configuration on the patterns of operators that a backend knows.
+#[derive(Clone, Debug)]
+pub struct PatternQuantizer {
+    name: String,
+    config: QuantizationConfig,
+    /// Operators that the patterns do not know: they are taken apart.
+    lacking: &'static [Op],
+    /// Annotates the patterns among a graph's nodes, which stand in the order in which they are computed.
+    annotate: fn(Rules<'_>, &[NodeId], &QuantizationConfig),
+}
+
+impl Quantizer for PatternQuantizer {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn transform_for_annotation(&self, module: &mut Module) -> Result<(), QuantizeError> {
+        match self.lacking {
+            [] => Ok(()),
+            lacking => decompose(module, lacking),
+        }
+    }
+
+    fn annotate(&self, module: &Module, graph: &Graph, annotations: &mut Annotations) -> Result<(), SpecError> {
+        self.config.validate()?;
+        (self.annotate)(Rules::new(module, graph, annotations), &graph.all_nodes(), &self.config);
+        Ok(())
+    }
+}
+
 /// The quantizers of a scheme.
 ///
 /// # Errors
@@ -64,17 +92,17 @@ pub fn of_scheme(name: &str, specs: &SchemeSpecs) -> Result<Vec<Box<dyn Quantize
         return Ok(vec![Box::new(quantizer)]);
     }
     let one = |rule: &crate::scheme::Rule| -> Result<Box<dyn Quantizer>, String> {
-        match (rule.applies_to, specs.patterns) {
-            (AppliesTo::Linear, _) => Ok(Box::new(LinearQuantizer::new(name, rule.config.clone()))),
-            (AppliesTo::Embedding, _) => Ok(Box::new(EmbeddingQuantizer::new(rule.config.clone()))),
-            (AppliesTo::Everything, Patterns::Xnnpack) => {
-                Ok(Box::new(XnnpackQuantizer::new(name, rule.config.clone())))
-            }
-            (AppliesTo::Everything, Patterns::CoreMl) => Ok(Box::new(CoreMlQuantizer::new(name, rule.config.clone()))),
+        let config = rule.config.clone();
+        Ok(match (rule.applies_to, specs.patterns) {
+            (AppliesTo::Linear, _) => Box::new(PatternQuantizer::linear(name, config)),
+            (AppliesTo::Embedding, _) => Box::new(EmbeddingQuantizer::new(config)),
+            (AppliesTo::Everything, Patterns::Xnnpack) => Box::new(PatternQuantizer::xnnpack(name, config)),
+            (AppliesTo::Everything, Patterns::CoreMl) => Box::new(PatternQuantizer::core_ml(name, config)),
             (AppliesTo::BlockSizeMap | AppliesTo::ConvAndLinear | AppliesTo::Everything, _) => {
-                Err(format!("the scheme {name} annotates {}, which is not built yet", rule.applies_to.describe()))
+                let what = rule.applies_to.describe();
+                return Err(format!("the scheme {name} annotates {what}, which is not built yet"));
             }
-        }
+        })
     };
     specs.rules.iter().map(one).collect()
 }

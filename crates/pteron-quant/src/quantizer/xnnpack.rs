@@ -1,13 +1,11 @@
 //! XNNPACK's static patterns.
 
-use pteron_ir::{Arg, Graph, Module, NodeId, Op, ValueId};
+use pteron_ir::{Arg, NodeId, Op, ValueId};
 use pteron_tensor::DType;
 
+use super::PatternQuantizer;
 use super::rules::Rules;
-use super::{Quantizer, decompose};
-use crate::annotation::{Annotations, InputIndex, Point, QuantizationConfig};
-use crate::error::SpecError;
-use crate::pt2e::QuantizeError;
+use crate::annotation::{InputIndex, Point, QuantizationConfig};
 use crate::spec::{QuantizationSpec, Spec};
 
 /// `torch.histc` counts up to here: operators with a constant beyond it are left alone.
@@ -17,48 +15,33 @@ const HISTC_UPPER_BOUND: f32 = 3.402_823_5e15;
 /// `_convert_scalars_to_attrs` makes tensors.
 const LACKING: &[Op] = &[Op::RmsNorm, Op::Rope, Op::AddScalar, Op::MulScalar];
 
-/// ExecuTorch's `XNNPACKQuantizer` with a static configuration set for the whole model: linear layers, convolutions, additions
-/// and products, each also with a ReLU behind it, concatenations; then what passes on an annotated tensor
-/// (`xnnpack_quantizer_utils.py`, `propagate_annotation`). Everything else stays float, as attention and SiLU do.
-#[derive(Clone, Debug)]
-pub struct XnnpackQuantizer {
-    name: String,
-    config: QuantizationConfig,
-}
-
-impl XnnpackQuantizer {
-    /// A quantizer that messages call `name`.
-    pub fn new(name: &str, config: QuantizationConfig) -> XnnpackQuantizer {
-        XnnpackQuantizer { name: name.to_owned(), config }
+impl PatternQuantizer {
+    /// ExecuTorch's `XNNPACKQuantizer` with a static configuration set for the whole model: linear layers, convolutions,
+    /// additions and products, each also with a ReLU behind it, concatenations; then what passes on an annotated tensor
+    /// (`xnnpack_quantizer_utils.py`, `propagate_annotation`). Everything else stays float, as attention and SiLU do. Messages
+    /// call it `name`.
+    pub fn xnnpack(name: &str, config: QuantizationConfig) -> PatternQuantizer {
+        PatternQuantizer { name: name.to_owned(), config, lacking: LACKING, annotate }
     }
 }
 
-impl Quantizer for XnnpackQuantizer {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn transform_for_annotation(&self, module: &mut Module) -> Result<(), QuantizeError> {
-        decompose(module, LACKING)
-    }
-
-    fn annotate(&self, module: &Module, graph: &Graph, annotations: &mut Annotations) -> Result<(), SpecError> {
-        self.config.validate()?;
-        let nodes = graph.all_nodes();
-        let mut patterns = Annotator { rules: Rules::new(module, graph, annotations), config: &self.config };
-        // In the order of `SUPPORTED_PATTERNS`: what is annotated once is left alone.
-        for op in [Op::Linear, Op::Convolution, Op::Add, Op::Mul] {
-            for &n in nodes.iter().filter(|&&n| graph.nodes[n].op == op) {
+fn annotate(rules: Rules<'_>, nodes: &[NodeId], config: &QuantizationConfig) {
+    let mut patterns = Annotator { rules, config };
+    // In the order of `SUPPORTED_PATTERNS`: what is annotated once is left alone.
+    for op in [Op::Linear, Op::Convolution, Op::Add, Op::Mul] {
+        for &n in nodes {
+            if patterns.rules.node(n).op == op {
                 patterns.one(n);
             }
         }
-        for &n in nodes.iter().filter(|&&n| graph.nodes[n].op == Op::Cat) {
+    }
+    for &n in nodes {
+        if patterns.rules.node(n).op == Op::Cat {
             patterns.cat(n);
         }
-        for &n in &nodes {
-            patterns.propagate(n);
-        }
-        Ok(())
+    }
+    for &n in nodes {
+        patterns.propagate(n);
     }
 }
 
