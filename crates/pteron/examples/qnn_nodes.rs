@@ -64,7 +64,7 @@ fn run() -> Res<()> {
     };
     let soc = Soc::by_name(DEFAULT_SOC).ok_or("the default system is not in the table")?;
     let options = QnnOptions { mode: QnnMode::Hybrid, prefill_ar_len: BLOCK, on_cpu: true, ..QnnOptions::new(soc) };
-    let data = DataOptions { files: vec![PathBuf::from(text)], limit: 8, window: Some(128), seed: None };
+    let data = DataOptions { files: vec![PathBuf::from(text)], limit: 8, window: Some(128), ..DataOptions::default() };
     let module = Exporter::open(model)?
         .kv_cache(true)
         .dynamic_shape(false)

@@ -100,7 +100,7 @@ impl Subject {
     fn calibrated(self, text: &str) -> Subject {
         let file = self.folder.path().join("text.txt");
         std::fs::write(&file, format!("{text}\n").repeat(4)).unwrap();
-        let data = DataOptions { files: vec![file], limit: WINDOWS, window: Some(WINDOW), seed: None };
+        let data = DataOptions { files: vec![file], limit: WINDOWS, window: Some(WINDOW), ..DataOptions::default() };
         let exporter = self.exporter(QnnMode::Kv, None);
         let calibrated = exporter.calibration(CalibrationOptions { data, state: None }).calibrate(None, None).unwrap();
         write_state(&self.state(), &calibrated.state).unwrap();

@@ -18,9 +18,51 @@ pub const DEFAULT_WINDOW: usize = 512;
 /// Windows that are held back, for the evaluation after the export.
 pub const HELD_BACK: usize = 4;
 
+/// What texts are read for: messages name its flags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// Calibration.
+    #[default]
+    Calibration,
+    /// Quantization-aware training.
+    Training,
+}
+
+impl Purpose {
+    const fn data_flag(self) -> &'static str {
+        match self {
+            Purpose::Calibration => "--calibration-data",
+            Purpose::Training => "--data",
+        }
+    }
+
+    const fn window_flag(self) -> &'static str {
+        match self {
+            Purpose::Calibration => "--calibration-seq-length",
+            Purpose::Training => "--seq-length",
+        }
+    }
+
+    const fn data(self) -> &'static str {
+        match self {
+            Purpose::Calibration => "calibration data",
+            Purpose::Training => "training data",
+        }
+    }
+
+    const fn verb(self) -> &'static str {
+        match self {
+            Purpose::Calibration => "calibrate with",
+            Purpose::Training => "train on",
+        }
+    }
+}
+
 /// Which data a calibration takes, and how they are cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataOptions {
+    /// What they are for.
+    pub purpose: Purpose,
     /// Texts, and JSON Lines (`.jsonl`, `.ndjson`, `.json`: one object a line, with a string `text`).
     pub files: Vec<PathBuf>,
     /// Most windows.
@@ -33,7 +75,13 @@ pub struct DataOptions {
 
 impl Default for DataOptions {
     fn default() -> DataOptions {
-        DataOptions { files: Vec::new(), limit: DEFAULT_WINDOWS, window: None, seed: None }
+        DataOptions {
+            purpose: Purpose::Calibration,
+            files: Vec::new(),
+            limit: DEFAULT_WINDOWS,
+            window: None,
+            seed: None,
+        }
     }
 }
 
@@ -66,11 +114,11 @@ impl CalibrationData {
     /// window; [`Error::Checkpoint`] for a file that cannot be read.
     pub fn read(options: &DataOptions, tokenizer: &Tokenizer, positions: usize) -> Result<CalibrationData, Error> {
         let fail = |reason: String| Error::Calibration { reason };
+        let purpose = options.purpose;
         let window = options.window.unwrap_or(DEFAULT_WINDOW.min(positions));
         if !(2..=positions).contains(&window) {
-            let reason =
-                format!("--calibration-seq-length is {window}, expected 2 to the model's {positions} positions");
-            return Err(fail(reason));
+            let flag = purpose.window_flag();
+            return Err(fail(format!("{flag} is {window}, expected 2 to the model's {positions} positions")));
         }
         if options.limit == 0 {
             return Err(fail("--calibration-limit is 0, expected at least 1 window".to_owned()));
@@ -87,7 +135,7 @@ impl CalibrationData {
             let bytes = read_limited(path, MAX_DATA_BYTES)?;
             hash.update(&bytes);
             names.push(path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned()));
-            for text in documents(path, &bytes)? {
+            for text in documents(path, &bytes, purpose)? {
                 if tokens.len() < wanted {
                     let found = encode(tokenizer, &text, wanted - tokens.len()).map_err(|e| wrong(path, e))?;
                     tokens.extend(found);
@@ -97,9 +145,11 @@ impl CalibrationData {
         let names_text = names.join(", ");
         if tokens.len() < body {
             return Err(fail(format!(
-                "the calibration data ({names_text}) have {} tokens, less than one window of {window}: give more text with \
-                 --calibration-data, or a smaller --calibration-seq-length",
-                tokens.len()
+                "the {} ({names_text}) have {} tokens, less than one window of {window}: give more text with {}, or a smaller {}",
+                purpose.data(),
+                tokens.len(),
+                purpose.data_flag(),
+                purpose.window_flag()
             )));
         }
         let all = tokens.len() / body;
@@ -164,11 +214,11 @@ fn encode(tokenizer: &Tokenizer, text: &str, wanted: usize) -> Result<Vec<u32>, 
 }
 
 /// The texts of a file.
-fn documents(path: &Path, bytes: &[u8]) -> Result<Vec<String>, Error> {
+fn documents(path: &Path, bytes: &[u8], purpose: Purpose) -> Result<Vec<String>, Error> {
     let text = std::str::from_utf8(bytes)
         .map_err(|e| wrong(path, format!("byte {} is not UTF-8, expected a text or JSON Lines", e.valid_up_to())))?;
     if text.trim().is_empty() {
-        return Err(wrong(path, "the file is empty, expected text to calibrate with"));
+        return Err(wrong(path, format!("the file is empty, expected text to {}", purpose.verb())));
     }
     let is_json =
         path.extension().is_some_and(|e| ["jsonl", "ndjson", "json"].iter().any(|known| e.eq_ignore_ascii_case(known)));
@@ -191,7 +241,7 @@ fn documents(path: &Path, bytes: &[u8]) -> Result<Vec<String>, Error> {
         }
     }
     if out.iter().all(|t| t.trim().is_empty()) {
-        return Err(wrong(path, "no line has any text, expected text to calibrate with"));
+        return Err(wrong(path, format!("no line has any text, expected text to {}", purpose.verb())));
     }
     Ok(out)
 }
@@ -292,6 +342,15 @@ mod tests {
         ] {
             let said = said(name, content, change);
             assert!(parts.iter().all(|p| said.contains(p)) && !said.contains('\n'), "{said}");
+        }
+        for (content, window, parts) in [
+            (" \n", 16, &["expected text to train on"][..]),
+            ("Alice", 16, &["training data", "with --data", "smaller --seq-length"]),
+            (TEXT, 129, &["error: --seq-length is 129"]),
+        ] {
+            let change = |o: &mut DataOptions| (o.purpose, o.window) = (Purpose::Training, Some(window));
+            let said = format!("error: {}", said("a.txt", content, &change));
+            assert!(parts.iter().all(|p| said.contains(p)) && !said.contains("alibrat"), "{said}");
         }
     }
 }

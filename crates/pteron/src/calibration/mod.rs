@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::host;
 
 pub(crate) use data::begins;
-pub use data::{CalibrationData, DEFAULT_WINDOW, DEFAULT_WINDOWS, DataOptions, HELD_BACK, MAX_DATA_BYTES};
+pub use data::{CalibrationData, DEFAULT_WINDOW, DEFAULT_WINDOWS, DataOptions, HELD_BACK, MAX_DATA_BYTES, Purpose};
 pub use gate::{DEFAULT_MAX_KL, EvaluationOptions, ExportEvaluation};
 pub(crate) use gate::{Probe, Recorded, compare, measure, record};
 pub use hash::{FileHash, hex};

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use pteron::calibration::{CalibrationOptions, DEFAULT_MAX_KL, DEFAULT_WINDOWS, DataOptions, EvaluationOptions};
+use pteron::calibration::{
+    CalibrationOptions, DEFAULT_MAX_KL, DEFAULT_WINDOWS, DataOptions, EvaluationOptions, Purpose,
+};
 use pteron::checkpoint::read_limited;
 use pteron::models::PreQuantized;
 use pteron::quant::recipe::{Base, Recipe, linear_mode};
@@ -221,6 +223,7 @@ pub(crate) fn calibration(a: &CalibrationArgs, state: Option<&Path>) -> Result<C
         return Err(Failure::Usage(format!("{flag} is for --calibration-data FILE, which is not given")));
     }
     let data = DataOptions {
+        purpose: Purpose::Calibration,
         files: a.calibration_data.clone(),
         limit: a.calibration_limit.unwrap_or(DEFAULT_WINDOWS),
         window: a.calibration_seq_length,

@@ -19,7 +19,7 @@ use pteron_train::{
 };
 
 use super::Exporter;
-use crate::calibration::{CalibrationData, DataOptions, Feed, Passes, hash, hex};
+use crate::calibration::{CalibrationData, DataOptions, Feed, Passes, Purpose, hash, hex};
 use crate::error::Error;
 use crate::host::MemorySampler;
 use crate::qat::{DEFAULT_WINDOW, STATE_FILE, TrainEvent, TrainOptions, TrainReport, Trained};
@@ -138,27 +138,18 @@ impl Exporter<'_> {
     /// Windows of one token more than are trained on at once: each token has a next one.
     fn training_data(&self, options: &TrainOptions, config: &ModelConfig) -> Result<CalibrationData, Error> {
         let positions = config.max_position_embeddings;
-        let window = options.window.unwrap_or(DEFAULT_WINDOW.min(positions));
-        if !(2..=positions).contains(&window) {
-            let reason = format!("--seq-length is {window}, expected 2 to the model's {positions} positions");
-            return Err(Error::Calibration { reason });
-        }
         let tokenizer = self.model_tokenizer()?.ok_or_else(|| {
             let path = self.checkpoint.path().display();
             wrong(format!("{path}: there is no tokenizer beside the weights; give it with --tokenizer-path"))
         })?;
-        let data = DataOptions { files: options.files.clone(), limit: usize::MAX, window: Some(window), seed: None };
-        CalibrationData::read(&data, &tokenizer, positions).map_err(|e| match e {
-            // The same reader serves calibration, whose flags it names.
-            Error::Calibration { reason } => Error::Calibration {
-                reason: reason
-                    .replace("--calibration-data", "--data")
-                    .replace("--calibration-seq-length", "--seq-length")
-                    .replace("calibration data", "training data")
-                    .replace("to calibrate with", "to train on"),
-            },
-            other => other,
-        })
+        let data = DataOptions {
+            purpose: Purpose::Training,
+            files: options.files.clone(),
+            limit: usize::MAX,
+            window: Some(options.window.unwrap_or(DEFAULT_WINDOW.min(positions))),
+            seed: None,
+        };
+        CalibrationData::read(&data, &tokenizer, positions)
     }
 
     fn teacher(&self, module: Module, threads: usize) -> Result<Session, Error> {
