@@ -103,6 +103,7 @@ impl Data {
     }
 
     /// True if both are the same bytes for sure: of one source, in one order.
+    #[cfg(target_os = "linux")]
     pub(crate) fn is(&self, other: &Data) -> bool {
         match (self, other) {
             (Data::Bytes(a), Data::Bytes(b)) => Arc::ptr_eq(a, b),
