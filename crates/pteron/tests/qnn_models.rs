@@ -24,6 +24,8 @@ const WINDOW: usize = 40;
 const WINDOWS: usize = 3;
 
 const WIDE: &str = "pt2e-quantize = 'qnn_16a8w'\n";
+const NARROW_CHANNELS: &str = "pt2e-quantize = 'qnn_16a4w'\n";
+const BYTES: &str = "pt2e-quantize = 'qnn_8a8w'\n";
 
 /// 4-bit weights: in blocks where the columns divide (LPBQ), per channel where they do not; 8 bits for the logits, as
 /// ExecuTorch's recipes have it.
@@ -55,6 +57,19 @@ impl Subject {
         let text: Vec<String> = support::golden().into_iter().map(|(prompt, _, text)| prompt + &text).collect();
         let prompt = "Alice was beginning to";
         Subject { folder, checkpoint, tokenizer, prompt, recipe, change }.calibrated(&text.join("\n"))
+    }
+
+    /// The bundled model after a few steps of training for `recipe`, whose scales go with the folder.
+    fn trained(recipe: &'static str) -> Subject {
+        let untrained = Subject::glass(recipe, |_| ());
+        let folder = untrained.folder.path();
+        std::fs::write(folder.join("recipe.toml"), recipe).unwrap();
+        let steps = ["--steps", "3", "--learning-rate", "1e-4", "--warmup", "0", "--batch", "1", "--seq-length", "33"];
+        let args = ["qat", "glass-en", "--recipe", "recipe.toml", "--data", "text.txt", "-o", "trained"];
+        support::pteron(folder, &[&args[..], &steps].concat()).ok();
+        let checkpoint = folder.join("trained");
+        // The recipe is the folder's own.
+        Subject { checkpoint, recipe: "", ..untrained }.with_ranges()
     }
 
     /// llama2.c's smallest model.
@@ -98,8 +113,12 @@ impl Subject {
 
     /// Learns ranges from what the model itself says.
     fn calibrated(self, text: &str) -> Subject {
+        std::fs::write(self.folder.path().join("text.txt"), format!("{text}\n").repeat(4)).unwrap();
+        self.with_ranges()
+    }
+
+    fn with_ranges(self) -> Subject {
         let file = self.folder.path().join("text.txt");
-        std::fs::write(&file, format!("{text}\n").repeat(4)).unwrap();
         let data = DataOptions { files: vec![file], limit: WINDOWS, window: Some(WINDOW), ..DataOptions::default() };
         let exporter = self.exporter(QnnMode::Kv, None);
         let calibrated = exporter.calibration(CalibrationOptions { data, state: None }).calibrate(None, None).unwrap();
@@ -112,6 +131,8 @@ impl Subject {
         let path = self.folder.path().join(name);
         let calibration = CalibrationOptions { state: Some(self.state()), ..CalibrationOptions::default() };
         let report = self.exporter(mode, sdk).calibration(calibration).write(&path).unwrap_or_else(|e| panic!("{e}"));
+        let trained = report.quantization.as_ref().and_then(|q| q.trained.as_ref());
+        assert_eq!(trained.is_some_and(|t| t.trained > 90), self.recipe.is_empty(), "{trained:?}");
         let load = LoadOptions { qnn_sdk: sdk.map(Path::to_owned), threads: Some(2), ..LoadOptions::default() };
         let program = Program::open(&path, &load).unwrap_or_else(|e| panic!("{e}"));
         (ProgramDecoder::new(program, "forward").unwrap(), report)
@@ -163,8 +184,14 @@ fn same_tokens(what: &str, first: &mut ProgramDecoder, second: &mut ProgramDecod
 /// Logits of the emulator differ by this share of a row's range at most, and tokens that are this near are ties: 16-bit codes are
 /// off by a step in each layer (with 4-bit weights per channel by about ten), which turns some 8-bit codes of keys and values.
 const NEAR: f64 = 0.04;
+/// The same where activations and logits have 8 bits, whose steps are 256 times as large.
+const NEAR_IN_BYTES: f64 = 0.1;
 
 fn check(test: &str, contexts: usize, subject: impl FnOnce() -> Subject) {
+    check_within(test, contexts, NEAR, subject);
+}
+
+fn check_within(test: &str, contexts: usize, near: f64, subject: impl FnOnce() -> Subject) {
     let Some(sdk) = qnn_libraries(test, QNN_RELEASES[0]) else { return };
     let subject = subject();
     let prompt = subject.prompt();
@@ -178,8 +205,8 @@ fn check(test: &str, contexts: usize, subject: impl FnOnce() -> Subject) {
         assert!(qnn.contexts.iter().all(|c| c.graphs == graphs));
         assert!(graphs.iter().all(|g| qnn.nodes.iter().any(|n| n.method == *g && n.delegate == Some(contexts - 1))));
         let what = format!("{test}, {}", mode.name());
-        let worst = same_tokens(&what, &mut cpu, &mut emulator, &prompt, NEAR);
-        assert!(worst <= NEAR, "{what}: logits differ by {worst:.4} of their range");
+        let worst = same_tokens(&what, &mut cpu, &mut emulator, &prompt, near);
+        assert!(worst <= near, "{what}: logits differ by {worst:.4} of their range");
     }
 }
 
@@ -196,6 +223,16 @@ fn glass_en_16a4w_in_blocks() {
 #[test]
 fn glass_en_with_float_sums() {
     check("glass_en_with_float_sums", 1, || Subject::glass(FLOAT_SUMS, |_| ()));
+}
+
+#[test]
+fn glass_en_trained_16a4w() {
+    check("glass_en_trained_16a4w", 1, || Subject::trained(NARROW_CHANNELS));
+}
+
+#[test]
+fn glass_en_trained_8a8w() {
+    check_within("glass_en_trained_8a8w", 1, NEAR_IN_BYTES, || Subject::trained(BYTES));
 }
 
 #[test]

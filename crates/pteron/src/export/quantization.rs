@@ -121,6 +121,8 @@ impl Exporter<'_> {
         let weights = CheckpointWeights::new(&checkpoint, &config, &self.weights)?;
         weights.configure(&mut config);
         warnings.extend(weights.warnings().iter().cloned());
+        // A folder that was trained has its recipe.
+        self.trained(&mut warnings)?;
         quantize::check(&self.recipe)?;
         if self.calibration.data.files.is_empty() {
             return Err(wrong("there is nothing to calibrate with: give text with --calibration-data FILE"));
