@@ -14,7 +14,7 @@ use pteron::qnn::spec::{CompileSpec, HtpOptions};
 use pteron::qnn::{ComposeOptions, HostOptions, Origin, QnnLibrary, Sdk, WorkerCommand, names};
 use pteron_testkit::{QNN_RELEASES, qnn_libraries};
 use serde_json::json;
-use support::pteron;
+use support::{pteron, with_glass};
 
 #[test]
 fn doctor_without_the_library() {
@@ -58,6 +58,23 @@ fn doctor_with_the_library() {
     assert!(qnn["operators"].as_u64().unwrap() > 100);
     let text = pteron(dir.path(), &["doctor", "--qnn-sdk", &folder]).ok();
     assert!(text.contains("one addition for SM8650") && text.contains("right"), "{text}");
+}
+
+/// Before anything is calibrated, and without the library.
+#[test]
+fn options_that_do_not_fit_are_said() {
+    let dir = with_glass();
+    let text = ["--calibration-data", "glass-en/LICENSE", "-o", "m.pte"];
+    let export = |more: &[&str]| {
+        let base = ["export", "glass-en", "--qnn", "--qnn-on-cpu", "--pt2e-quantize", "qnn_8a8w"];
+        pteron(dir.path(), &[&base[..], &text, more].concat()).fails(2)
+    };
+    let shards = export(&["--num-sharding", "9"]);
+    assert!(shards.contains("--num-sharding is 9, expected at most 4 (the model's layers)"), "{shards}");
+    let sharing = export(&["--qnn-mode", "hybrid", "--weight-sharing", "--soc-model", "SM8450"]);
+    assert!(sharing.contains("--weight-sharing is given for SM8450 (V69), expected a system on chip"), "{sharing}");
+    let soc = export(&["--soc-model", "SM8651"]);
+    assert!(soc.contains("--soc-model is SM8651, expected one of") && soc.contains("SM8650"), "{soc}");
 }
 
 fn host(folder: &Path) -> Arc<dyn QnnLibrary> {

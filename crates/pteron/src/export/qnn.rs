@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use pteron_ir::{MetaValue, Module};
 use pteron_models::{
-    CheckpointWeights, ModelConfig, StaticOptions, build_static, build_static_calibration, build_static_mutable,
+    CheckpointWeights, ModelConfig, ModelError, StaticOptions, build_static, build_static_calibration,
+    build_static_mutable,
 };
 use pteron_program::EmitOptions;
 use pteron_qnn::lower::LinearForm;
@@ -169,6 +170,22 @@ fn qnn(e: impl std::fmt::Display) -> Error {
     Error::Qnn { reason: e.to_string() }
 }
 
+/// A sentence for each operator that stays outside for a reason of its own.
+fn outside(report: &PartitionReport) -> Vec<String> {
+    let mut kinds: Vec<(&str, &str, String, usize)> = Vec::new();
+    for (method, node, why) in report.refused() {
+        match kinds.iter_mut().find(|(op, reason, ..)| (*op, *reason) == (node.op, why)) {
+            Some((.., count)) => *count += 1,
+            None => kinds.push((node.op, why, format!("`{}` in `{method}`", node.path), 1)),
+        }
+    }
+    let sentence = |(op, why, place, count)| match count {
+        1 => format!("`{op}` of {place} runs on the CPU: {why}"),
+        n => format!("{n} nodes `{op}`, the first of {place}, run on the CPU: {why}"),
+    };
+    kinds.into_iter().map(sentence).collect()
+}
+
 impl Exporter<'_> {
     /// Lowers to Qualcomm's QNN: every method's nodes that its library takes become parts of context binaries.
     #[must_use]
@@ -232,8 +249,19 @@ impl Exporter<'_> {
                 self.options.dtype
             )));
         }
+        let fail = |option, found: String, expected: String| {
+            Err(Error::Model(Box::new(ModelError::Option { option, found, expected })))
+        };
         if q.weight_sharing && !q.soc.shares_weights() {
-            return Err(qnn(format!("{} ({}) cannot share weights between graphs: V73 can", q.soc.name, q.soc.arch)));
+            let found = format!("given for {} ({})", q.soc.name, q.soc.arch);
+            return fail("weight_sharing", found, "a system on chip with V73 or later (--soc-model)".to_owned());
+        }
+        if q.num_sharding > config.n_layers {
+            return fail(
+                "num_sharding",
+                q.num_sharding.to_string(),
+                format!("at most {} (the model's layers)", config.n_layers),
+            );
         }
         let options = self.static_options(q);
         Ok(match q.mode {
@@ -283,9 +311,7 @@ impl Exporter<'_> {
         let mut tell = |_: ComposeStage| self.tell(Progress::Compiling);
         let compiled = compile(module, library, &options, &compile_specs(q.soc, htp), &mut tell).map_err(qnn)?;
         let seconds = started.elapsed().as_secs_f64();
-        for (method, node, why) in compiled.report.refused() {
-            warnings.push(format!("`{}` of `{}` in `{method}` runs on the CPU: {why}", node.op, node.path));
-        }
+        warnings.extend(outside(&compiled.report));
         if q.mode != QnnMode::Mutable {
             self.describe_io(module, &compiled, layers);
         }

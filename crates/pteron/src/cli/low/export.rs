@@ -306,13 +306,13 @@ pub(in crate::cli) struct QnnExportArgs {
     /// outputs; `hybrid`, that and a method for a block of tokens
     #[arg(long, value_enum, default_value = "mutable", requires = "qnn")]
     pub(in crate::cli) qnn_mode: QnnModeArg,
-    /// Tokens of one call of prefill_forward
+    /// Tokens of one call of prefill_forward, which `--qnn-mode hybrid` has
     #[arg(long, value_name = "N", default_value_t = 32, requires = "qnn")]
     pub(in crate::cli) prefill_ar_len: usize,
-    /// System on chip
+    /// System on chip that is compiled for; `pteron doctor` lists them
     #[arg(long, value_name = "NAME", default_value = pteron::qnn::soc::DEFAULT_SOC, requires = "qnn")]
     pub(in crate::cli) soc_model: String,
-    /// Shards of layers, each in a context of its own
+    /// Shards of layers, each in a context of its own; 0 and 1 do not cut
     #[arg(long, value_name = "N", default_value_t = 0, requires = "qnn")]
     pub(in crate::cli) num_sharding: usize,
     /// Compute attention head by head
@@ -331,7 +331,8 @@ pub(in crate::cli) struct QnnExportArgs {
     /// Compress activations in memory
     #[arg(long, requires = "qnn")]
     pub(in crate::cli) htp_dlbc: bool,
-    /// Build the context with weights shared between methods as well, and report its size
+    /// Build the context with weights shared between the methods of `hybrid` as well, and report its size: the emulator cannot load
+    /// it, so the program has the other one
     #[arg(long, requires = "qnn")]
     pub(in crate::cli) weight_sharing: bool,
     /// Write the same graphs, quantized the same, for CPU kernels: nothing is lowered, to compare with
