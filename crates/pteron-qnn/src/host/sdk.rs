@@ -52,7 +52,7 @@ pub struct Sdk {
     origin: Origin,
 }
 
-/// Folders under an SDK's root that may hold the libraries for this machine, as patterns of one `*` at most.
+/// Folders under an SDK's root that may hold the libraries for this machine.
 fn library_folders() -> &'static [&'static str] {
     if cfg!(target_arch = "x86_64") {
         &["lib/x86_64-linux-clang", "", WHEEL]

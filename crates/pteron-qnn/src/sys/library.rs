@@ -125,6 +125,20 @@ fn version(v: RawVersion) -> Version {
     Version { major: v.major, minor: v.minor, patch: v.patch }
 }
 
+/// The interface of the first release whose structures are known: QNN 2.47.
+const FIRST: Version = Version { major: 2, minor: 36, patch: 0 };
+
+/// Whether a library with this interface has the structures that are known: those of [`FIRST`], to which later ones add.
+fn known(core: Version) -> Result<(), String> {
+    if core >= FIRST && core.major == FIRST.major {
+        return Ok(());
+    }
+    let (major, minor) = (FIRST.major, FIRST.minor);
+    Err(format!(
+        "its interface is version {core}, expected {major}.{minor} or a later {major}: that of QNN 2.47 or a later release"
+    ))
+}
+
 /// A backend library. One of the functions below stands for one of its calls; each gives the code of the error.
 pub(super) struct Backend {
     functions: [*const c_void; FUNCTIONS],
@@ -158,7 +172,9 @@ impl Backend {
     pub(super) fn open(path: &Path) -> Result<Backend, String> {
         let object = Object::open(path)?;
         let raw: *const RawInterface = first_provider(&object, c"QnnInterface_getProviders")?;
-        // SAFETY: the interface is static data of the library, at least as long as the slots that are looked at.
+        // SAFETY: every release's interface begins with these fields.
+        known(version(unsafe { (&raw const (*raw).api).read() }.core))?;
+        // SAFETY: the interface is static data of the library, in these releases at least as long as the slots that are looked at.
         let raw = unsafe { &*raw };
         let backend = Backend {
             functions: raw.functions,
@@ -167,9 +183,6 @@ impl Backend {
             core: version(raw.api.core),
             api_backend: version(raw.api.backend),
         };
-        if backend.core.major != 2 {
-            return Err(format!("its interface is version {}, expected 2", backend.core));
-        }
         for (slot, name) in slot::NEEDED {
             if backend.functions[slot].is_null() {
                 return Err(format!("its interface has no function `{name}`"));
@@ -414,4 +427,19 @@ impl System {
 pub(crate) fn flush_printed() {
     // SAFETY: a null stream means all of them.
     let _: c_int = unsafe { libc::fflush(ptr::null_mut()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_that_are_not_known_are_refused() {
+        let core = |major, minor| known(Version { major, minor, patch: 1 });
+        assert_eq!((core(2, 36), core(2, 40)), (Ok(()), Ok(())));
+        for old_or_other in [core(2, 35), core(1, 99), core(3, 0)] {
+            let said = old_or_other.expect_err("it is not known");
+            assert!(said.contains("expected 2.36") && said.contains("QNN 2.47"), "{said}");
+        }
+    }
 }
