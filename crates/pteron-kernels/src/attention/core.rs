@@ -23,8 +23,12 @@ const KV_BLOCK: usize = 128;
 const TILE_ROWS: usize = 48;
 /// Query rows of all heads up to which the heads of a position are read together.
 const MOST_ROWS: usize = 128;
+/// Query rows of a head up to which reading its keys and values takes longer than computing with them.
+const FEW_ROWS: usize = 6;
 /// Positions in a step of that.
-const SHORT: usize = 16;
+const SHORT: usize = 8;
+/// How far ahead of what is read the keys and values of few queries are asked for, in bytes.
+const AHEAD: usize = 12 * 1024;
 /// Multiply-adds below which waking another thread costs more than it saves.
 const SMALL: usize = 256 * 1024;
 
@@ -247,11 +251,20 @@ impl<T: MatrixElement> Source<'_, T> {
         }
     }
 
-    /// Asks for `n` positions of some heads, whose rows lie one behind the other.
-    fn prefetch(&self, t: Tile, j0: usize, n: usize, width: usize) {
+    /// The distance in bytes at which the rows from position `j` on are asked for while the `n` before it are read, all of
+    /// which are rows of `keys`; 0 where they end before that.
+    fn ahead(&self, j: usize, keys: usize) -> usize {
+        let Source::Plain(r) = self else { return 0 };
+        let positions = AHEAD / (r.pos * size_of::<T>()).max(1);
+        if j + positions <= keys { positions * r.pos * size_of::<T>() } else { 0 }
+    }
+
+    /// Asks for what [`Source::ahead`] leaves out at the beginning: the first positions of a tile's heads.
+    fn prefetch(&self, t: Tile, j0: usize, width: usize, keys: usize) {
         let Source::Plain(r) = self else { return };
         let bytes = t.heads * width * size_of::<T>();
-        for j in j0..j0 + n {
+        let positions = AHEAD / (r.pos * size_of::<T>()).max(1);
+        for j in j0..(j0 + positions).min(keys) {
             let row = &r.data[t.batch * r.batch + t.kv_head * r.head + j * r.pos..];
             for at in (0..bytes).step_by(64) {
                 prefetch_far(row.as_ptr().cast::<u8>().wrapping_add(at));
@@ -381,6 +394,7 @@ fn block<T: MatrixElement>(
     space: &mut Space,
     state: &mut State<'_>,
 ) {
+    let is_first = state.max.iter().all(|&m| m == f32::NEG_INFINITY);
     let width = p.value_width;
     let (rows, all) = (t.rows(p), t.all_rows(p));
     let n = (j0 + KV_BLOCK).min(p.visible(t.first + t.count - 1).1) - j0;
@@ -388,17 +402,16 @@ fn block<T: MatrixElement>(
     if is_hidden(p, t, j0, n) {
         return;
     }
-    // Several heads lie one behind the other: in short steps the memory is read as one stream, and that of the values is
-    // asked for meanwhile.
+    // Several heads lie one behind the other: in short steps the memory is read as one stream. What few queries read is asked
+    // for ahead; of the values the first rows now, so that they come while the keys are read.
+    let few = rows <= FEW_ROWS;
     let step = if t.heads > 1 { SHORT } else { n };
+    if few && is_first {
+        x.v.prefetch(t, j0, width, p.keys);
+    }
     for from in (0..n).step_by(step.max(1)) {
         let some = step.min(n - from);
-        if t.heads > 1 {
-            x.v.prefetch(t, j0 + from, some, width);
-            // The keys of the next step, which may be those of the next block.
-            let next = j0 + from + some;
-            x.k.prefetch(t, next, SHORT.min(p.keys.saturating_sub(next)), p.width);
-        }
+        let ahead = if few { x.k.ahead(j0 + from + some, p.keys) } else { 0 };
         for h in 0..t.heads {
             let (w, ldw) = x.k.block(t.batch, t.kv_head + h, j0 + from, some, p.width, &mut space.keys);
             let out = space.scores[h * rows * KV_BLOCK + from..].as_mut_ptr();
@@ -411,11 +424,14 @@ fn block<T: MatrixElement>(
                     Some(dot) => {
                         // Only bf16 has such a kernel.
                         let q = space.narrow.as_ptr().add(first).cast::<T>();
-                        dot(DotArgs { x: q, ldx, w, ldw, out, ldo, m: rows, n: some, k: p.width }, &mut space.panel);
+                        dot(
+                            DotArgs { x: q, ldx, w, ldw, out, ldo, m: rows, n: some, k: p.width, ahead },
+                            &mut space.panel,
+                        );
                     }
                     None => {
                         let q = space.q.as_ptr().add(first);
-                        (T::nt(kernels))(NtArgs { x: q, ldx, w, ldw, out, ldo, m: rows, n: some, k: p.width });
+                        (T::nt(kernels))(NtArgs { x: q, ldx, w, ldw, out, ldo, m: rows, n: some, k: p.width, ahead });
                     }
                 }
             }
@@ -433,22 +449,28 @@ fn block<T: MatrixElement>(
             space.sums[r] = (max, kernels.exp_sub_sum(row, reference));
         }
     }
-    for h in 0..t.heads {
-        let (b, ldb) = x.v.block(t.batch, t.kv_head + h, j0, n, width, &mut space.values);
-        // SAFETY: as above, for the values; `part` has `rows` rows of `width` elements for each head.
-        unsafe {
-            (T::nn(kernels))(NnArgs {
-                a: space.scores.as_ptr().add(h * rows * KV_BLOCK),
-                a_row: KV_BLOCK,
-                a_col: 1,
-                b,
-                ldb,
-                out: space.part.as_mut_ptr().add(h * rows * width),
-                ldo: width,
-                m: rows,
-                n: width,
-                k: n,
-            });
+    for from in (0..n).step_by(step.max(1)) {
+        let some = step.min(n - from);
+        let ahead = if few { x.v.ahead(j0 + from + some, p.keys) } else { 0 };
+        for h in 0..t.heads {
+            let (b, ldb) = x.v.block(t.batch, t.kv_head + h, j0 + from, some, width, &mut space.values);
+            // SAFETY: as above, for the values; `part` has `rows` rows of `width` elements for each head.
+            unsafe {
+                (T::nn(kernels))(NnArgs {
+                    a: space.scores.as_ptr().add(h * rows * KV_BLOCK + from),
+                    a_row: KV_BLOCK,
+                    a_col: 1,
+                    b,
+                    ldb,
+                    out: space.part.as_mut_ptr().add(h * rows * width),
+                    ldo: width,
+                    m: rows,
+                    n: width,
+                    k: some,
+                    onto: from > 0,
+                    ahead,
+                });
+            }
         }
     }
     for (r, &(max, sum)) in space.sums[..all].iter().enumerate() {

@@ -195,7 +195,8 @@ pub(crate) fn run<W: MatrixElement, O: Rounded>(ctx: &Context, g: &Gemm<'_, W>, 
                 match g.layout {
                     Layout::Transposed => {
                         let w = g.b.as_ptr().wrapping_add(b + c0 * g.ldb);
-                        let args = NtArgs { x: at, ldx: g.a_row, w, ldw: g.ldb, out: sums, ldo, m: pm, n: pn, k };
+                        let args =
+                            NtArgs { x: at, ldx: g.a_row, w, ldw: g.ldb, out: sums, ldo, m: pm, n: pn, k, ahead: 0 };
                         (W::nt(ctx.kernels()))(args);
                     }
                     Layout::Plain => {
@@ -211,6 +212,8 @@ pub(crate) fn run<W: MatrixElement, O: Rounded>(ctx: &Context, g: &Gemm<'_, W>, 
                             m: pm,
                             n: pn,
                             k,
+                            onto: false,
+                            ahead: 0,
                         };
                         (W::nn(ctx.kernels()))(args);
                     }
@@ -305,6 +308,7 @@ pub(crate) fn run_dot<O: Rounded>(
                 m: pm,
                 n: pn,
                 k,
+                ahead: 0,
             };
             // SAFETY: the block is a part of the matrices, which lie inside their slices (`fits`); `sums` has `pm` rows of
             // `pn`; the kernel is one of the context's, which this processor executes.

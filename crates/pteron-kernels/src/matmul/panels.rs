@@ -99,7 +99,7 @@ impl Cut<'_> {
             sums.resize(rows * columns, 0.0);
             let x = left.x.as_ptr().wrapping_add(row * k);
             let out = sums.as_mut_ptr();
-            let args = DotArgs { x, ldx: k, w: x, ldw: 0, out, ldo: columns, m: rows, n: columns, k };
+            let args = DotArgs { x, ldx: k, w: x, ldw: 0, out, ldo: columns, m: rows, n: columns, k, ahead: 0 };
             let skip = column / PANEL_COLUMNS * panel_lines(k) * size_of::<PanelLine>();
             // SAFETY: `linears` has checked the sizes of operands and output; pieces begin at whole panels, which lie
             // on cache lines; `sums` has the piece's rows and columns; the kernel is one of the context's, which this processor

@@ -241,8 +241,11 @@ unsafe fn stream<const R: usize>(a: &DotArgs<bf16>, columns: usize) {
         let mut at = 0;
         while at + STEP <= a.k {
             for j in 0..4 {
-                let far =
-                    if in_order { next.wrapping_add(64 * j) } else { w[j].cast::<i8>().wrapping_add(PREFETCH_ROW) };
+                let far = match a.ahead {
+                    0 if in_order => next.wrapping_add(64 * j),
+                    0 => w[j].cast::<i8>().wrapping_add(PREFETCH_ROW),
+                    ahead => w[j].cast::<i8>().wrapping_add(ahead),
+                };
                 _mm_prefetch::<_MM_HINT_T0>(far);
             }
             next = next.wrapping_add(4 * 64);

@@ -31,6 +31,7 @@ unsafe fn nt_tile<S: Lanes, W: Weight, const R: usize, const C: usize>(
     w: *const W,
     ldw: usize,
     k: usize,
+    ahead: usize,
     acc: &mut [[S::V; C]; R],
 ) {
     // SAFETY: the caller's: R rows of x and C rows of w have k elements each.
@@ -60,6 +61,9 @@ unsafe fn nt_tile<S: Lanes, W: Weight, const R: usize, const C: usize>(
                     } else {
                         S::prefetch(row.cast::<u8>().wrapping_add(PREFETCH_ROW));
                     }
+                }
+                if R > 1 && ahead > 0 && (i * size_of::<W>()).is_multiple_of(64) {
+                    S::prefetch(row.cast::<u8>().wrapping_add(ahead));
                 }
                 let wv = W::load::<S>(row);
                 for r in 0..R {
@@ -149,7 +153,7 @@ unsafe fn nt_rows<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>) {
                 if S::N == STREAM_LANES {
                     nt_stream::<S, W, GEMV_COLUMNS>(a.x, a.w.add(c * a.ldw), a.ldw, a.k, &mut acc);
                 } else {
-                    nt_tile::<S, W, 1, GEMV_COLUMNS>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, &mut acc);
+                    nt_tile::<S, W, 1, GEMV_COLUMNS>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, 0, &mut acc);
                 }
                 nt_finish::<S, 1, GEMV_COLUMNS>(&acc, a.out.add(c), a.ldo);
                 c += GEMV_COLUMNS;
@@ -157,13 +161,13 @@ unsafe fn nt_rows<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>) {
         }
         while c + 4 <= a.n {
             let mut acc = [[zero; 4]; R];
-            nt_tile::<S, W, R, 4>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, &mut acc);
+            nt_tile::<S, W, R, 4>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, a.ahead, &mut acc);
             nt_finish::<S, R, 4>(&acc, a.out.add(c), a.ldo);
             c += 4;
         }
         while c < a.n {
             let mut acc = [[zero; 1]; R];
-            nt_tile::<S, W, R, 1>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, &mut acc);
+            nt_tile::<S, W, R, 1>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, a.ahead, &mut acc);
             nt_finish::<S, R, 1>(&acc, a.out.add(c), a.ldo);
             c += 1;
         }
@@ -182,7 +186,7 @@ unsafe fn nt_rows_blocked<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>, scr
         while k0 < a.k {
             let k = K_BLOCK.min(a.k - k0);
             for (g, acc) in scratch.iter_mut().enumerate() {
-                nt_tile::<S, W, R, 4>(a.x.add(k0), a.ldx, a.w.add(g * 4 * a.ldw + k0), a.ldw, k, acc);
+                nt_tile::<S, W, R, 4>(a.x.add(k0), a.ldx, a.w.add(g * 4 * a.ldw + k0), a.ldw, k, 0, acc);
             }
             k0 += k;
         }
@@ -191,7 +195,7 @@ unsafe fn nt_rows_blocked<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>, scr
         }
         for c in groups * 4..a.n {
             let mut acc = [[S::splat(0.0); 1]; R];
-            nt_tile::<S, W, R, 1>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, &mut acc);
+            nt_tile::<S, W, R, 1>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, a.ahead, &mut acc);
             nt_finish::<S, R, 1>(&acc, a.out.add(c), a.ldo);
         }
     }
@@ -247,11 +251,23 @@ unsafe fn nn_tile<S: Lanes, W: Weight, const R: usize, const C: usize>(a: NnArgs
     // SAFETY: the caller's: R rows of a, and C registers (or `part` elements) of each row of b and out.
     unsafe {
         let mut acc = [[S::splat(0.0); C]; R];
+        if a.onto {
+            for r in 0..R {
+                for c in 0..C {
+                    let out = a.out.add(r * a.ldo + c * S::N);
+                    acc[r][c] = if part > 0 { S::load_part(out, part, 0.0) } else { S::load(out) };
+                }
+            }
+        }
         for k in 0..a.k {
             let row = a.b.add(k * a.ldb);
             let mut bv = [S::splat(0.0); C];
             for c in 0..C {
-                if R == 1 && C > 4 {
+                if a.ahead > 0 {
+                    if (c * S::N * size_of::<W>()).is_multiple_of(64) {
+                        S::prefetch(row.cast::<u8>().wrapping_add(c * S::N * size_of::<W>() + a.ahead));
+                    }
+                } else if R == 1 && C > 4 {
                     S::prefetch(row.wrapping_add(8 * a.ldb + c * S::N).cast());
                 }
                 bv[c] = if part > 0 { W::load_part::<S>(row, part) } else { W::load::<S>(row.add(c * S::N)) };

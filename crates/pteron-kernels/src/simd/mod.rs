@@ -165,6 +165,8 @@ pub(crate) struct NtArgs<W> {
     pub(crate) m: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
+    /// With each cache line of `w` the one that lies so many bytes further is asked for; 0 for what the kernel finds best.
+    pub(crate) ahead: usize,
 }
 
 /// A block `out[m, n] = Σ_k a[m, k]·b[k, n]`; `b` has rows of contiguous elements, `a` any two strides.
@@ -182,6 +184,10 @@ pub(crate) struct NnArgs<W> {
     pub(crate) m: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
+    /// `out` has sums already, of smaller `k`, which go on.
+    pub(crate) onto: bool,
+    /// With each cache line of `b` the one that lies so many bytes further is asked for; 0 for what the kernel finds best.
+    pub(crate) ahead: usize,
 }
 
 /// A block `out[m, n] = Σ_k x[m, k]·w[n, k]` of operands of one type, both row-major with their own distance between rows.
@@ -199,6 +205,9 @@ pub(crate) struct DotArgs<W> {
     pub(crate) m: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
+    /// With each cache line of `w` the one that lies so many bytes further is asked for where rows of `x` are few; 0 for
+    /// what the kernel finds best.
+    pub(crate) ahead: usize,
 }
 
 /// A cache line of a right-hand matrix that is laid out for a tile.
@@ -658,6 +667,16 @@ matrix_element! {
     f32: nt_f32, nn_f32;
     f16: nt_f16, nn_f16;
     bf16: nt_bf16, nn_bf16, dot;
+}
+
+/// Asks for the cache lines of `items`, which will be read soon, without waiting for them.
+#[inline]
+pub fn ask_for<T>(items: &[T]) {
+    let (start, bytes) = (items.as_ptr().cast::<u8>(), size_of_val(items));
+    (0..bytes).step_by(64).for_each(|at| prefetch_far(start.wrapping_add(at)));
+    if bytes > 0 {
+        prefetch_far(start.wrapping_add(bytes - 1));
+    }
 }
 
 /// Asks for a cache line, into the second-level cache.

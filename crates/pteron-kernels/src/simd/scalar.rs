@@ -21,9 +21,11 @@ pub(super) unsafe fn nt<W: Weight>(a: NtArgs<W>) {
 
 pub(super) unsafe fn nn<W: Weight>(a: NnArgs<W>) {
     for m in 0..a.m {
-        for n in 0..a.n {
-            // SAFETY: the caller's: see `NnArgs`.
-            unsafe { *a.out.add(m * a.ldo + n) = 0.0 };
+        if !a.onto {
+            for n in 0..a.n {
+                // SAFETY: the caller's: see `NnArgs`.
+                unsafe { *a.out.add(m * a.ldo + n) = 0.0 };
+            }
         }
         // Row by row of b, which is how it lies in memory; each sum still runs in the order of `k`.
         for k in 0..a.k {
