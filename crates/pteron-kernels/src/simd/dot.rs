@@ -23,6 +23,8 @@ const STEP: usize = 32;
 const PREFETCH_BYTES: usize = 2048;
 /// and in each of several very long rows.
 const PREFETCH_ROW: usize = 1024;
+/// How far ahead the panels of one row are asked for.
+const PANEL_AHEAD: usize = 8192;
 /// Size up to which rows are asked for in their order.
 const PREFETCH_TILE: usize = 128 * 1024;
 
@@ -183,6 +185,11 @@ unsafe fn tile<const R: usize>(a: &DotArgs<bf16>, panel: *const PanelLine, colum
         let mut acc = [[_mm512_setzero_ps(); 4]; R];
         let (mut x, mut line) = (a.x, panel);
         for _ in 0..a.k / GROUP {
+            if R == 1 {
+                for j in 0..4 {
+                    _mm_prefetch::<_MM_HINT_T0>(line.cast::<i8>().wrapping_add(PANEL_AHEAD + 64 * j));
+                }
+            }
             add(&mut acc, x, a.ldx, GROUP, four(line));
             x = x.add(GROUP);
             line = line.add(4);
