@@ -1,18 +1,21 @@
 //! Executing the nodes of a group at once.
 
-use pteron_ir::{Op, ValueId};
+use pteron_ir::{ConstId, Op, ValueId};
 use pteron_kernels::attention::Heads;
 use pteron_kernels::matmul::Layer;
-use pteron_kernels::{attention, matmul, nn};
+use pteron_kernels::quant::QuantSemantics;
+use pteron_kernels::{Context, attention, matmul, nn};
 use pteron_tensor::{View, ViewMut, read_scalar};
 use smallvec::SmallVec;
 
 use crate::coded;
+use crate::constants::Constants;
 use crate::error::ExecError;
+use crate::frame::Frame;
 use crate::fuel::Fuel;
 use crate::fuse::{AttentionShape, CodedLayer, Eps, Fused, Group, Sizes};
 use crate::operands::{split, take_out};
-use crate::run::{Frame, Run};
+use crate::run::Run;
 
 /// What was found of the sizes of a group's values.
 #[derive(Debug, Clone)]
@@ -50,7 +53,7 @@ impl Run<'_, '_> {
     }
 
     /// Says which weights come next, where few rows use them.
-    fn look_ahead(&self, number: usize, group: &Group) {
+    pub(crate) fn look_ahead(&self, number: usize, group: &Group) {
         if !group.what.reads_weights() {
             return;
         }
@@ -137,7 +140,7 @@ impl Run<'_, '_> {
     }
 
     fn fused(&mut self, number: usize, group: &Group) -> Result<(), String> {
-        let (plan, ctx) = (self.plan, self.ctx);
+        let plan = self.plan;
         let frame: &Frame = &*self.frame;
         let (mut memory, written) =
             split(self.arena, self.state, self.constants, self.inputs, frame, plan, &group.outs)?;
@@ -146,76 +149,99 @@ impl Run<'_, '_> {
             outs.push(take_out(&mut memory, &frame.slots[v], at)?);
         }
         let view = |v: ValueId| memory.view(&frame.slots[v], plan.places[v]);
-        let eps = match group.what.eps() {
-            Some(Eps::Number(n)) => n,
-            Some(Eps::Constant(v)) => {
-                let view = view(v)?;
-                read_scalar(view.dtype(), view.bytes(), 0).ok_or("a constant is empty")?.as_f64()
-            }
-            None => 0.0,
-        };
-        let mut outs = outs.into_iter();
-        let mut next = || outs.next().ok_or("the group has no result");
-        let result = match &group.what {
-            Fused::RmsNorm { x, weight, .. } => nn::rms_norm(ctx, view(*x)?, Some(view(*weight)?), eps, next()?),
-            Fused::AddRmsNorm { a, b, weight, .. } => {
-                let (sum, out) = (next()?, next()?);
-                nn::add_rms_norm(ctx, view(*a)?, view(*b)?, view(*weight)?, eps, sum, out)
-            }
-            Fused::Rope { x, cos, sin, style, .. } => {
-                let out = next()?;
-                let x = view(*x)?;
-                // The same elements, as heads.
-                let x = View::new(x.dtype(), out.sizes(), out.strides(), x.bytes()).map_err(|e| e.to_string())?;
-                let (cos, sin) = (view(*cos)?, view(*sin)?);
-                let &[_, positions, _, _] = out.sizes() else { return Err("is no tensor of heads".to_owned()) };
-                let angles = cos.sizes().last().copied().unwrap_or(1);
-                let (sizes, strides) = ([positions, angles], [angles, 1]);
-                let cos = View::new(cos.dtype(), &sizes, &strides, cos.bytes()).map_err(|e| e.to_string())?;
-                let sin = View::new(sin.dtype(), &sizes, &strides, sin.bytes()).map_err(|e| e.to_string())?;
-                nn::rope(ctx, x, cos, sin, *style, out)
-            }
-            Fused::SiluGate { x, gate } => nn::silu_gate(ctx, view(*x)?, view(*gate)?, next()?),
-            Fused::Linears { x, layers, .. } => {
-                let mut list: SmallVec<[Layer<'_>; 3]> = SmallVec::new();
-                for l in layers {
-                    let bias = l.bias.map(view).transpose()?;
-                    let panels = plan.constant(l.weight).and_then(|c| self.constants.panels(c));
-                    list.push(Layer { weight: view(l.weight)?, panels, bias, out: next()? });
-                }
-                matmul::linears(ctx, &view(*x)?, &mut list)
-            }
-            Fused::Coded { x, layers } => {
-                let mut list: SmallVec<[coded::Layer<'_>; 3]> = SmallVec::new();
-                for l in layers {
-                    let weight = self.constants.packed(l.item).ok_or("a weight is not packed")?;
-                    list.push((weight, l.bias.map(view).transpose()?, next()?));
-                }
-                return coded::execute(ctx, self.quant, x, &view, &mut list);
-            }
-            Fused::Sdpa(a) => {
-                let Some((_, Known::Attention(shape))) = &frame.groups[number] else {
-                    return Err("attention of unknown sizes".to_owned());
-                };
-                let &AttentionShape { heads, kv_heads, queries, keys, width, value_width, q, k, v, .. } = &**shape;
-                let sizes = [[1, heads, queries, width], [1, kv_heads, keys, width], [1, kv_heads, keys, value_width]];
-                let strides = [q, k, v].map(|[a, b, c]| [0, a, b, c]);
-                let part = |i: usize, value: ValueId| {
-                    let whole = view(value)?;
-                    View::new(whole.dtype(), &sizes[i], &strides[i], whole.bytes()).map_err(|e| e.to_string())
-                };
-                let parts = Heads {
-                    q: part(0, a.q)?,
-                    k: part(1, a.k)?,
-                    v: part(2, a.v)?,
-                    mask: a.mask.map(view).transpose()?,
-                    scale: shape.scale,
-                    empty_is_zero: a.empty_is_zero,
-                    out: shape.out,
-                };
-                attention::heads(ctx, &parts, &mut next()?)
-            }
-        };
-        result.map_err(|e| e.reason)
+        let operands = Operands { view: &view, constant: &|v| plan.constant(v), constants: self.constants };
+        compute(self.ctx, self.quant, &group.what, frame.groups[number].as_ref().map(|k| &k.1), &operands, outs)
     }
+}
+
+/// What a group reads, by value.
+pub(crate) struct Operands<'r, 'a> {
+    /// Its elements.
+    pub(crate) view: &'r dyn Fn(ValueId) -> Result<View<'a>, String>,
+    /// The constant that it is.
+    pub(crate) constant: &'r dyn Fn(ValueId) -> Option<ConstId>,
+    pub(crate) constants: &'a Constants,
+}
+
+/// The kernel of a group: `outs` are its results.
+pub(crate) fn compute(
+    ctx: &Context,
+    semantics: QuantSemantics,
+    what: &Fused,
+    known: Option<&Known>,
+    operands: &Operands<'_, '_>,
+    outs: SmallVec<[ViewMut<'_>; 3]>,
+) -> Result<(), String> {
+    let view = operands.view;
+    let eps = match what.eps() {
+        Some(Eps::Number(n)) => n,
+        Some(Eps::Constant(v)) => {
+            let view = view(v)?;
+            read_scalar(view.dtype(), view.bytes(), 0).ok_or("a constant is empty")?.as_f64()
+        }
+        None => 0.0,
+    };
+    let mut outs = outs.into_iter();
+    let mut next = || outs.next().ok_or("the group has no result");
+    let result = match what {
+        Fused::RmsNorm { x, weight, .. } => nn::rms_norm(ctx, view(*x)?, Some(view(*weight)?), eps, next()?),
+        Fused::AddRmsNorm { a, b, weight, .. } => {
+            let (sum, out) = (next()?, next()?);
+            nn::add_rms_norm(ctx, view(*a)?, view(*b)?, view(*weight)?, eps, sum, out)
+        }
+        Fused::Rope { x, cos, sin, style, .. } => {
+            let out = next()?;
+            let x = view(*x)?;
+            // The same elements, as heads.
+            let x = View::new(x.dtype(), out.sizes(), out.strides(), x.bytes()).map_err(|e| e.to_string())?;
+            let (cos, sin) = (view(*cos)?, view(*sin)?);
+            let &[_, positions, _, _] = out.sizes() else { return Err("is no tensor of heads".to_owned()) };
+            let angles = cos.sizes().last().copied().unwrap_or(1);
+            let (sizes, strides) = ([positions, angles], [angles, 1]);
+            let cos = View::new(cos.dtype(), &sizes, &strides, cos.bytes()).map_err(|e| e.to_string())?;
+            let sin = View::new(sin.dtype(), &sizes, &strides, sin.bytes()).map_err(|e| e.to_string())?;
+            nn::rope(ctx, x, cos, sin, *style, out)
+        }
+        Fused::SiluGate { x, gate } => nn::silu_gate(ctx, view(*x)?, view(*gate)?, next()?),
+        Fused::Linears { x, layers, .. } => {
+            let mut list: SmallVec<[Layer<'_>; 3]> = SmallVec::new();
+            for l in layers {
+                let bias = l.bias.map(view).transpose()?;
+                let panels = (operands.constant)(l.weight).and_then(|c| operands.constants.panels(c));
+                list.push(Layer { weight: view(l.weight)?, panels, bias, out: next()? });
+            }
+            matmul::linears(ctx, &view(*x)?, &mut list)
+        }
+        Fused::Coded { x, layers } => {
+            let mut list: SmallVec<[coded::Layer<'_>; 3]> = SmallVec::new();
+            for l in layers {
+                let weight = operands.constants.packed(l.item).ok_or("a weight is not packed")?;
+                list.push((weight, l.bias.map(view).transpose()?, next()?));
+            }
+            return coded::execute(ctx, semantics, x, view, &mut list);
+        }
+        Fused::Sdpa(a) => {
+            let Some(Known::Attention(shape)) = known else {
+                return Err("attention of unknown sizes".to_owned());
+            };
+            let &AttentionShape { heads, kv_heads, queries, keys, width, value_width, q, k, v, .. } = &**shape;
+            let sizes = [[1, heads, queries, width], [1, kv_heads, keys, width], [1, kv_heads, keys, value_width]];
+            let strides = [q, k, v].map(|[a, b, c]| [0, a, b, c]);
+            let part = |i: usize, value: ValueId| {
+                let whole = view(value)?;
+                View::new(whole.dtype(), &sizes[i], &strides[i], whole.bytes()).map_err(|e| e.to_string())
+            };
+            let parts = Heads {
+                q: part(0, a.q)?,
+                k: part(1, a.k)?,
+                v: part(2, a.v)?,
+                mask: a.mask.map(view).transpose()?,
+                scale: shape.scale,
+                empty_is_zero: a.empty_is_zero,
+                out: shape.out,
+            };
+            attention::heads(ctx, &parts, &mut next()?)
+        }
+    };
+    result.map_err(|e| e.reason)
 }

@@ -8,7 +8,8 @@
 //! inference that the graph was built with gives them, and an output that would not fit its memory is an error, never a write.
 //!
 //! Nodes that one kernel computes (`fuse/`) are found when a graph is planned and executed as one, unless somebody watches
-//! the nodes' outputs.
+//! the nodes' outputs. A call that changed no sizes leaves a list of what its nodes need (`prepared.rs`), by which the calls
+//! after it are executed (`repeat.rs`).
 //!
 //! This crate knows no file format and no language model. It spawns threads through [`pteron_kernels`] only, prints nothing
 //! and reads no clock: a [`Profiler`] brings its own.
@@ -20,6 +21,7 @@ mod dispatch;
 mod error;
 mod explain;
 mod fold;
+mod frame;
 mod fuel;
 mod fuse;
 mod fused;
@@ -28,6 +30,8 @@ mod in_place;
 mod memory;
 mod operands;
 mod plan;
+mod prepared;
+mod repeat;
 mod run;
 mod scalar;
 mod session;

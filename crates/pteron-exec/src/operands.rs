@@ -8,9 +8,9 @@ use smallvec::SmallVec;
 
 use crate::constants::Constants;
 use crate::dispatch::Resolved;
+use crate::frame::{Frame, Slot};
 use crate::memory::Carved;
 use crate::plan::{MethodPlan, Place};
-use crate::run::{Frame, Slot};
 use crate::value::{Output, ValueRef};
 
 /// Memory that is only read: what is left of the arena and the state, the constants and the inputs.
@@ -36,22 +36,35 @@ impl<'a> Readable<'a> {
     }
 
     pub(crate) fn view(&self, slot: &'a Slot, place: Option<Place>) -> Result<View<'a>, String> {
-        let data: &'a [u8] = match place {
-            Some(Place::Arena(at, _)) => self.arena.read(at..at + slot.bytes),
-            Some(Place::State(at, _)) => self.state.read(at..at + slot.bytes),
-            Some(Place::Const(c)) => Some(self.constants.bytes(c)),
-            Some(Place::Folded(i)) => Some(self.constants.folded(i)),
-            Some(Place::Input(i)) => match self.copies.iter().find(|c| c.0 == i) {
+        let data = self.bytes(place.ok_or("an operand has no memory")?, slot.bytes)?;
+        View::new(slot.dtype(), &slot.sizes, &slot.strides, data).map_err(|e| e.to_string())
+    }
+
+    /// The memory at `place`: of arena and state `len` bytes, else all that is there.
+    pub(crate) fn bytes(&self, place: Place, len: usize) -> Result<&'a [u8], String> {
+        match place {
+            Place::Arena(at, _) => self.arena.read(at..at + len),
+            Place::State(at, _) => self.state.read(at..at + len),
+            Place::Const(c) => Some(self.constants.bytes(c)),
+            Place::Folded(i) => Some(self.constants.folded(i)),
+            Place::Input(i) => match self.copies.iter().find(|c| c.0 == i) {
                 Some((_, t)) => Some(t.bytes()),
                 None => match self.inputs.get(i) {
                     Some(ValueRef::Tensor(v)) => Some(v.bytes()),
                     _ => None,
                 },
             },
-            None => None,
         }
-        .ok_or("an operand lies in memory that the same node writes")?;
-        View::new(slot.dtype(), &slot.sizes, &slot.strides, data).map_err(|e| e.to_string())
+        .ok_or_else(|| "an operand lies in memory that the same node writes".to_owned())
+    }
+
+    /// The memory of an output.
+    pub(crate) fn take(&mut self, at: Written) -> Result<&'a mut [u8], String> {
+        let piece = match at {
+            Written::Arena(i) => self.arena.written.get_mut(i),
+            Written::State(i) => self.state.written.get_mut(i),
+        };
+        piece.and_then(Option::take).ok_or_else(|| "an output is written twice".to_owned())
     }
 }
 
@@ -84,12 +97,25 @@ pub(crate) fn split<'a>(
     plan: &MethodPlan,
     outputs: &[ValueId],
 ) -> Result<(Readable<'a>, SmallVec<[Written; 3]>), String> {
+    let places = outputs.iter().map(|&v| (plan.places[v], frame.slots[v].bytes));
+    split_at(arena, state, constants, inputs, &frame.copies, places)
+}
+
+/// [`split`], of outputs whose places and bytes are at hand.
+#[allow(clippy::type_complexity, reason = "a pair of what can be read and where each output is")]
+pub(crate) fn split_at<'a>(
+    arena: &'a mut [u8],
+    state: &'a mut [u8],
+    constants: &'a Constants,
+    inputs: &'a [ValueRef<'a>],
+    copies: &'a [(usize, Tensor)],
+    outputs: impl Iterator<Item = (Option<Place>, usize)>,
+) -> Result<(Readable<'a>, SmallVec<[Written; 3]>), String> {
     let mut in_arena: SmallVec<[Range<usize>; 3]> = SmallVec::new();
     let mut in_state: SmallVec<[Range<usize>; 3]> = SmallVec::new();
     let mut written = SmallVec::new();
-    for &v in outputs {
-        let bytes = frame.slots[v].bytes;
-        match plan.places[v] {
+    for (place, bytes) in outputs {
+        match place {
             Some(Place::Arena(at, _)) => {
                 written.push(Written::Arena(in_arena.len()));
                 in_arena.push(at..at + bytes);
@@ -107,18 +133,13 @@ pub(crate) fn split<'a>(
         state: Carved::new(state, &in_state).ok_or(overlap)?,
         constants,
         inputs,
-        copies: &frame.copies,
+        copies,
     };
     Ok((memory, written))
 }
 
 pub(crate) fn take_out<'a>(memory: &mut Readable<'a>, slot: &'a Slot, at: Written) -> Result<ViewMut<'a>, String> {
-    let piece = match at {
-        Written::Arena(i) => memory.arena.written.get_mut(i),
-        Written::State(i) => memory.state.written.get_mut(i),
-    };
-    let data = piece.and_then(Option::take).ok_or("an output is written twice")?;
-    ViewMut::new(slot.dtype(), &slot.sizes, &slot.strides, data).map_err(|e| e.to_string())
+    ViewMut::new(slot.dtype(), &slot.sizes, &slot.strides, memory.take(at)?).map_err(|e| e.to_string())
 }
 
 pub(crate) fn resolve<'a>(

@@ -1,14 +1,12 @@
 //! One call of a method.
 
 use pteron_ir::{
-    Arg, BufferId, DelegateId, Extra, Graph, Id, IdMap, InferCtx, NodeId, Op, OutputSpec, RegionId, SideTable, SymInt,
-    TensorType, Type, ValueId,
+    Arg, BufferId, DelegateId, Extra, Graph, Id, IdMap, InferCtx, NodeId, Op, OutputSpec, RegionId, SymInt, Type,
+    ValueId,
 };
 use pteron_kernels::Context;
 use pteron_kernels::quant::QuantSemantics;
-use pteron_tensor::{
-    AlignedBytes, DType, Scalar, Shape, Tensor, View, ViewMut, contiguous_order, read_scalar, strides_for,
-};
+use pteron_tensor::{AlignedBytes, DType, Scalar, Tensor, View, ViewMut, read_scalar};
 use smallvec::SmallVec;
 
 use crate::coded;
@@ -17,162 +15,14 @@ use crate::delegate::DelegateInstance;
 use crate::dispatch::{Resolved, call};
 use crate::error::ExecError;
 use crate::explain::numbers_of_inputs;
+use crate::frame::{Frame, Slot};
 use crate::fuel::{Fuel, cost};
 use crate::fuse::Part;
-use crate::fused::Known;
 use crate::hook::{NodeEvent, NodeHook};
 use crate::operands::{Readable, output, resolve, split, take_out};
 use crate::plan::{MethodPlan, Place, StateLayout};
 use crate::scalar::evaluate;
 use crate::value::{Outputs, ValueRef};
-
-/// What a value is in this call.
-#[derive(Debug, Clone)]
-pub(crate) struct Slot {
-    /// Its type with the sizes of this call.
-    pub(crate) ty: Type,
-    /// A tensor's sizes.
-    pub(crate) sizes: Shape,
-    /// A tensor's strides in elements.
-    pub(crate) strides: Shape,
-    /// A tensor's bytes.
-    pub(crate) bytes: usize,
-    /// Its element type; that of bytes for what is none.
-    dtype: DType,
-    /// A scalar's value.
-    pub(crate) scalar: Scalar,
-    /// When its type or its number last became another one, by the frame's clock.
-    changed: u64,
-}
-
-/// The values of a method, kept between calls so that fixed sizes are computed once.
-#[derive(Debug)]
-pub(crate) struct Frame {
-    pub(crate) slots: IdMap<ValueId, Slot>,
-    /// Row-major copies of inputs that were not.
-    pub(crate) copies: Vec<(usize, Tensor)>,
-    /// Bytes of outputs whose memory is written at the end of the call.
-    saved: Vec<(ValueId, AlignedBytes)>,
-    /// Counts changes of slots.
-    clock: u64,
-    /// When the sizes of a node's outputs were last inferred; they hold until one of its inputs changes.
-    inferred: SideTable<NodeId, Option<u64>>,
-    /// The same for groups of nodes, by their number, with what was found of these sizes.
-    pub(crate) groups: Vec<Option<(u64, Known)>>,
-}
-
-impl Frame {
-    pub(crate) fn new(graph: &Graph) -> Frame {
-        let mut slots = IdMap::new();
-        for data in graph.values.values() {
-            let mut slot = Slot {
-                ty: data.ty.clone(),
-                sizes: Shape::new(),
-                strides: Shape::new(),
-                bytes: 0,
-                dtype: data.ty.as_tensor().map_or(DType::U8, |t| t.dtype),
-                scalar: Scalar::Int(0),
-                changed: 0,
-            };
-            if let Type::Tensor(t) = &data.ty
-                && t.is_static()
-            {
-                // A size that overflows was refused when memory was planned.
-                let _ = slot.set_tensor(data.ty.clone());
-            }
-            slots.push(slot);
-        }
-        Frame {
-            slots,
-            copies: Vec::new(),
-            saved: Vec::new(),
-            clock: 0,
-            inferred: SideTable::new(None),
-            groups: Vec::new(),
-        }
-    }
-
-    /// Gives `v` a tensor type with known sizes.
-    fn set_tensor(&mut self, v: ValueId, ty: Type) -> Result<(), String> {
-        let slot = &mut self.slots[v];
-        if slot.ty == ty && ty.as_tensor().is_some_and(TensorType::is_static) {
-            return Ok(());
-        }
-        slot.set_tensor(ty)?;
-        self.clock += 1;
-        slot.changed = self.clock;
-        Ok(())
-    }
-
-    fn set_scalar(&mut self, v: ValueId, value: Scalar) {
-        let slot = &mut self.slots[v];
-        if slot.set_scalar(value) {
-            self.clock += 1;
-            slot.changed = self.clock;
-        }
-    }
-
-    /// The time by the frame's clock.
-    pub(crate) fn now(&self) -> u64 {
-        self.clock
-    }
-
-    /// True if `v` has had its sizes, or its number, since `time`.
-    pub(crate) fn is_unchanged(&self, v: ValueId, time: u64) -> bool {
-        self.slots[v].changed <= time
-    }
-
-    /// True if the outputs of a node still have the sizes that its inputs give.
-    fn is_inferred(&self, n: NodeId, op: Op, args: &[Arg]) -> bool {
-        let Some(at) = self.inferred[n] else { return false };
-        // The position in a cache, another one at every call, changes no size.
-        let numbers_count = !matches!(op, Op::UpdateCache | Op::CustomSdpa | Op::SdpaWithKvCache);
-        let same = |v: ValueId| self.is_unchanged(v, at) || !numbers_count && self.slots[v].ty.as_tensor().is_none();
-        args.iter().all(|a| match a {
-            Arg::Value(v) => same(*v),
-            other => {
-                let mut all = true;
-                other.for_each_value(|v| all &= same(v));
-                all
-            }
-        })
-    }
-}
-
-impl Slot {
-    /// Gives the slot a tensor type with known sizes.
-    fn set_tensor(&mut self, ty: Type) -> Result<(), String> {
-        let Type::Tensor(t) = &ty else { return Err(format!("{ty} is no tensor")) };
-        let Some(sizes) = t.fixed_sizes() else { return Err(format!("the sizes of {t} are not known")) };
-        let strides = match &t.order {
-            Some(order) => strides_for(&sizes, order),
-            None => strides_for(&sizes, &contiguous_order(sizes.len())),
-        };
-        self.strides = strides.map_err(|e| e.to_string())?;
-        let numel = sizes.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        self.bytes = numel.and_then(|n| t.dtype.bytes_for(n)).ok_or_else(|| format!("{t} does not fit in memory"))?;
-        (self.sizes, self.dtype) = (sizes, t.dtype);
-        self.ty = ty;
-        Ok(())
-    }
-
-    /// Gives the slot a number; true if it is another one than before.
-    fn set_scalar(&mut self, value: Scalar) -> bool {
-        let ty = match value {
-            Scalar::Int(i) => Type::Int(SymInt::Const(i)),
-            Scalar::Float(_) => Type::Float,
-            Scalar::Bool(_) => Type::Bool,
-        };
-        let changed = self.ty != ty || self.scalar != value;
-        (self.ty, self.scalar) = (ty, value);
-        changed
-    }
-
-    #[inline]
-    pub(crate) fn dtype(&self) -> DType {
-        self.dtype
-    }
-}
 
 pub(crate) struct Run<'s, 'f> {
     pub(crate) graph: &'s Graph,
@@ -194,7 +44,7 @@ pub(crate) struct Run<'s, 'f> {
 impl<'s> Run<'s, '_> {
     pub(crate) fn execute(mut self, hook: &mut dyn NodeHook) -> Result<Outputs<'s>, ExecError> {
         self.bind_inputs()?;
-        self.region(self.graph.body_id(), hook)?;
+        self.body(hook)?;
         self.save_outputs()?;
         self.write_back()?;
         let Run { graph, plan, frame, constants, state, arena, inputs, .. } = self;
@@ -289,40 +139,49 @@ impl<'s> Run<'s, '_> {
         Ok(())
     }
 
-    fn region(&mut self, region: RegionId, hook: &mut dyn NodeHook) -> Result<(), ExecError> {
-        let (graph, plan) = (self.graph, self.plan);
+    pub(crate) fn region(&mut self, region: RegionId, hook: &mut dyn NodeHook) -> Result<(), ExecError> {
+        let watched = hook.is_active() && hook.wants_outputs();
+        let plan = self.plan;
+        let nodes = if watched { &self.graph.regions[region].nodes } else { &plan.walks[region] };
+        self.walk(nodes, hook)
+    }
+
+    /// Executes nodes in their order.
+    pub(crate) fn walk(&mut self, nodes: &[NodeId], hook: &mut dyn NodeHook) -> Result<(), ExecError> {
+        nodes.iter().try_for_each(|&n| self.node(n, hook))
+    }
+
+    /// Executes a node, or a group at its turn.
+    pub(crate) fn node(&mut self, n: NodeId, hook: &mut dyn NodeHook) -> Result<(), ExecError> {
+        let graph = self.graph;
         let active = hook.is_active();
         let watched = active && hook.wants_outputs();
-        let nodes = if watched { &graph.regions[region].nodes } else { &plan.walks[region] };
-        for &n in nodes {
-            self.steps_left = match self.steps_left.checked_sub(1) {
-                Some(left) => left,
-                None => return Err(ExecError::StepLimit { method: graph.name.clone(), limit: self.max_steps }),
-            };
-            let part = if watched { Part::Alone } else { plan.groups.part[n] };
+        self.steps_left = match self.steps_left.checked_sub(1) {
+            Some(left) => left,
+            None => return Err(ExecError::StepLimit { method: graph.name.clone(), limit: self.max_steps }),
+        };
+        let part = if watched { Part::Alone } else { self.plan.groups.part[n] };
+        if active {
+            hook.before(graph, n);
+        }
+        self.ctx.pool().ask_ahead();
+        if let Part::Turn(group) = part {
+            let op = self.group(group)?;
             if active {
-                hook.before(graph, n);
+                let nodes = self.plan.groups.list[group].members.len();
+                let scalar = self.ctx.take_scalar();
+                hook.after(&NodeEvent { graph, node: n, op, outputs: &[], nodes, scalar });
             }
-            self.ctx.pool().ask_ahead();
-            if let Part::Turn(group) = part {
-                let op = self.group(group)?;
-                if active {
-                    let nodes = self.plan.groups.list[group].members.len();
-                    let scalar = self.ctx.take_scalar();
-                    hook.after(&NodeEvent { graph, node: n, op, outputs: &[], nodes, scalar });
-                }
-                continue;
-            }
-            let op = graph.nodes[n].op;
-            match op {
-                Op::Cond => self.cond(n, hook)?,
-                Op::Loop => self.repeat(n, hook)?,
-                Op::Delegate => self.delegate(n, hook).map_err(|e| self.failed(n, e))?,
-                _ => self.simple(n).map_err(|e| self.failed(n, e))?,
-            }
-            if active {
-                self.watch(n, hook).map_err(|e| ExecError::at(graph, n, e))?;
-            }
+            return Ok(());
+        }
+        match graph.nodes[n].op {
+            Op::Cond => self.cond(n, hook)?,
+            Op::Loop => self.repeat(n, hook)?,
+            Op::Delegate => self.delegate(n, hook).map_err(|e| self.failed(n, e))?,
+            _ => self.simple(n).map_err(|e| self.failed(n, e))?,
+        }
+        if active {
+            self.watch(n, hook).map_err(|e| ExecError::at(graph, n, e))?;
         }
         Ok(())
     }
@@ -439,7 +298,7 @@ impl<'s> Run<'s, '_> {
         if alias {
             self.check_alias(n)?;
         }
-        self.frame.inferred[n] = Some(self.frame.clock);
+        self.frame.inferred[n] = Some(self.frame.now());
         Ok(())
     }
 

@@ -12,10 +12,11 @@ use crate::constants::{Constants, Need, bytes_to_decode, in_memory_order};
 use crate::delegate::{DelegateInstance, Delegates};
 use crate::error::ExecError;
 use crate::fold::Folder;
+use crate::frame::Frame;
 use crate::fuel::Fuel;
 use crate::hook::{NoHook, NodeHook};
 use crate::plan::{MethodPlan, StateLayout};
-use crate::run::{Frame, Run};
+use crate::run::Run;
 use crate::value::{Outputs, ValueRef};
 
 /// How a session works.

@@ -28,3 +28,4 @@ pub mod vexp;
 pub use ctx::Context;
 pub use error::{KernelError, KernelResult};
 pub use pool::{ThreadPool, Threads, bind};
+pub use simd::ask_for;

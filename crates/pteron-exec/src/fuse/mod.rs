@@ -87,6 +87,15 @@ impl Fused {
         }
     }
 
+    /// [`Fused::inputs`], and the constant below the root.
+    pub(crate) fn operands(&self) -> SmallVec<[ValueId; 8]> {
+        let eps = match self.eps() {
+            Some(Eps::Constant(v)) => Some(v),
+            _ => None,
+        };
+        self.inputs().into_iter().chain(eps).collect()
+    }
+
     /// True for linear layers, which read weights from memory once where rows are few.
     pub(crate) fn reads_weights(&self) -> bool {
         matches!(self, Fused::Linears { .. } | Fused::Coded { .. })
