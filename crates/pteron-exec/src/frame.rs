@@ -117,8 +117,7 @@ impl Frame {
     /// True if the outputs of a node still have the sizes that its inputs give.
     pub(crate) fn is_inferred(&self, n: NodeId, op: Op, args: &[Arg]) -> bool {
         let Some(at) = self.inferred[n] else { return false };
-        // The position in a cache, another one at every call, changes no size.
-        let numbers_count = !matches!(op, Op::UpdateCache | Op::CustomSdpa | Op::SdpaWithKvCache);
+        let numbers_count = numbers_give_sizes(op);
         let same = |v: ValueId| self.is_unchanged(v, at) || !numbers_count && self.slots[v].ty.as_tensor().is_none();
         args.iter().all(|a| match a {
             Arg::Value(v) => same(*v),
@@ -129,6 +128,12 @@ impl Frame {
             }
         })
     }
+}
+
+/// False if the sizes that `op` gives depend on those of its tensors alone: the position in a cache, another one at every call,
+/// changes none.
+pub(crate) fn numbers_give_sizes(op: Op) -> bool {
+    !matches!(op, Op::UpdateCache | Op::CustomSdpa | Op::SdpaWithKvCache)
 }
 
 impl Slot {

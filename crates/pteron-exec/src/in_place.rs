@@ -17,6 +17,11 @@ pub(crate) struct InPlace {
 }
 
 impl InPlace {
+    /// The operator that node `n` is executed as.
+    pub(crate) fn op(&self, graph: &Graph, n: NodeId) -> Op {
+        if self.writes[n] { Op::IndexPutInto } else { graph.nodes[n].op }
+    }
+
     /// Finds them in `graph` and gives the results the memory of their buffers.
     pub(crate) fn find(graph: &Graph, map: &mut StorageMap) -> InPlace {
         let mut found = InPlace { writes: SideTable::new(false), idle: SideTable::new(false) };

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use pteron_ir::{Arg, IntArg, Type, ValueId};
+use pteron_ir::{Arg, IntArg, Op, OutputSpec, Type, ValueId};
 use pteron_tensor::{Scalar, Tensor, View, ViewMut};
 use smallvec::SmallVec;
 
@@ -140,6 +140,13 @@ pub(crate) fn split_at<'a>(
 
 pub(crate) fn take_out<'a>(memory: &mut Readable<'a>, slot: &'a Slot, at: Written) -> Result<ViewMut<'a>, String> {
     ViewMut::new(slot.dtype(), &slot.sizes, &slot.strides, memory.take(at)?).map_err(|e| e.to_string())
+}
+
+/// True if `op` writes its input `i` where it lies: the memory is among the outputs.
+pub(crate) fn is_mutated(op: Op, i: usize) -> bool {
+    let schema = op.schema();
+    let writes = |o: &OutputSpec| matches!(o, OutputSpec::NewVersion { arg } if schema.input_of(*arg) == i);
+    schema.outputs.iter().any(writes)
 }
 
 pub(crate) fn resolve<'a>(

@@ -8,16 +8,16 @@
 //! Nodes whose sizes depend on numbers that the list does not know (a position) are executed as ever; where one of them gives
 //! other sizes, the list ends there, and the rest of the call is executed as ever.
 
-use pteron_ir::{Arg, ConstId, Graph, NodeId, Op, OutputSpec, SideTable, Type, ValueId};
+use pteron_ir::{Arg, ConstId, Graph, NodeId, Op, SideTable, Type, ValueId};
 use pteron_kernels::ask_for;
 use pteron_tensor::{AlignedBytes, DType, View, ViewMut};
 use smallvec::SmallVec;
 
 use crate::constants::Constants;
-use crate::frame::Frame;
+use crate::frame::{Frame, numbers_give_sizes};
 use crate::fuse::Part;
 use crate::fused::Known;
-use crate::operands::Readable;
+use crate::operands::{Readable, is_mutated};
 use crate::plan::{MethodPlan, Place};
 
 /// Bytes up to which a constant is copied beside the list.
@@ -41,7 +41,7 @@ pub(crate) enum Spot {
 pub(crate) struct Operand {
     pub(crate) spot: Spot,
     pub(crate) bytes: usize,
-    pub(crate) dtype: DType,
+    dtype: DType,
     rank: u8,
     /// Where its sizes begin in [`Prepared::numbers`]; its strides follow.
     numbers: u32,
@@ -135,8 +135,8 @@ impl Prepared {
                 }
                 continue;
             }
-            let numbers_size = !matches!(node.op, Op::UpdateCache | Op::CustomSdpa | Op::SdpaWithKvCache);
-            let sized_by_numbers = numbers_size && (plan.dynamic[n] || plan.alias[n]) && reads_varying(n);
+            let sized_by_numbers =
+                numbers_give_sizes(node.op) && (plan.dynamic[n] || plan.alias[n]) && reads_varying(n);
             let packed = plan.folded.layers[n].is_some_and(|i| constants.packed(i).is_some());
             if !node.outputs.iter().all(is_tensor) {
                 // Of sizes alone: the number is there.
@@ -147,8 +147,7 @@ impl Prepared {
             } else if node.op == Op::Delegate || sized_by_numbers || packed {
                 list.step(n, at, Kind::Walk, &[], &[])?;
             } else if !(plan.alias[n] || plan.in_place.idle[n]) {
-                let op = if plan.in_place.writes[n] { Op::IndexPutInto } else { node.op };
-                list.call(graph, n, at, op)?;
+                list.call(graph, n, at, plan.in_place.op(graph, n))?;
             }
         }
         let Writer { mut made, small, .. } = list;
@@ -299,15 +298,14 @@ impl Writer<'_> {
     }
 
     fn call(&mut self, graph: &Graph, n: NodeId, at: usize, op: Op) -> Option<()> {
-        let (node, schema) = (&graph.nodes[n], op.schema());
+        let node = &graph.nodes[n];
         let first = u32::try_from(self.made.args.len()).ok()?;
         let mut inputs: SmallVec<[ValueId; 4]> = SmallVec::new();
         let outs = u32::try_from(node.outputs.len()).ok()?;
         let from = self.here()?;
         for (i, arg) in node.args.iter().enumerate() {
-            let mutated = |o: &OutputSpec| matches!(o, OutputSpec::NewVersion { arg } if schema.input_of(*arg) == i);
             let given = match arg {
-                _ if schema.outputs.iter().any(mutated) => Given::Mutated,
+                _ if is_mutated(op, i) => Given::Mutated,
                 Arg::Value(v) if matches!(self.frame.slots[*v].ty, Type::Tensor(_)) => {
                     inputs.push(*v);
                     Given::Operand(from + outs + u32::try_from(inputs.len()).ok()? - 1)

@@ -1,8 +1,7 @@
 //! One call of a method.
 
 use pteron_ir::{
-    Arg, BufferId, DelegateId, Extra, Graph, Id, IdMap, InferCtx, NodeId, Op, OutputSpec, RegionId, SymInt, Type,
-    ValueId,
+    Arg, BufferId, DelegateId, Extra, Graph, Id, IdMap, InferCtx, NodeId, Op, RegionId, SymInt, Type, ValueId,
 };
 use pteron_kernels::Context;
 use pteron_kernels::quant::QuantSemantics;
@@ -19,7 +18,7 @@ use crate::frame::{Frame, Slot};
 use crate::fuel::{Fuel, cost};
 use crate::fuse::Part;
 use crate::hook::{NodeEvent, NodeHook};
-use crate::operands::{Readable, output, resolve, split, take_out};
+use crate::operands::{Readable, is_mutated, output, resolve, split, take_out};
 use crate::plan::{MethodPlan, Place, StateLayout};
 use crate::scalar::evaluate;
 use crate::value::{Outputs, ValueRef};
@@ -396,18 +395,13 @@ impl<'s> Run<'s, '_> {
         {
             return self.coded_layer(n, i);
         }
-        let op = if plan.in_place.writes[n] { Op::IndexPutInto } else { node.op };
-        let schema = op.schema();
+        let op = plan.in_place.op(graph, n);
         let frame = &*self.frame;
         let (mut memory, written) =
             split(self.arena, self.state, self.constants, self.inputs, frame, plan, &node.outputs)?;
         let mut resolved: SmallVec<[Resolved<'_>; 8]> = SmallVec::new();
         for (i, arg) in node.args.iter().enumerate() {
-            let mutated = schema
-                .outputs
-                .iter()
-                .any(|o| matches!(o, OutputSpec::NewVersion { arg } if schema.input_of(*arg) == i));
-            resolved.push(if mutated { Resolved::Mutated } else { resolve(frame, plan, &memory, arg)? });
+            resolved.push(if is_mutated(op, i) { Resolved::Mutated } else { resolve(frame, plan, &memory, arg)? });
         }
         let mut outs: SmallVec<[ViewMut<'_>; 3]> = SmallVec::new();
         for (&v, at) in node.outputs.iter().zip(written) {

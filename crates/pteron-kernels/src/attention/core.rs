@@ -14,7 +14,7 @@ use pteron_tensor::{B8, DType};
 use crate::matmul::gemm::Rounded;
 use crate::operand::SharedMut;
 use crate::quant::dequantize::{Dequantizer, Form};
-use crate::simd::{DotArgs, Kernels, MatrixElement, NnArgs, NtArgs, PanelLine, prefetch_far};
+use crate::simd::{DotArgs, Kernels, MatrixElement, NnArgs, NtArgs, PanelLine, ask_for};
 use crate::{Context, wide};
 
 /// Keys in a block.
@@ -259,16 +259,14 @@ impl<T: MatrixElement> Source<'_, T> {
         if j + positions <= keys { positions * r.pos * size_of::<T>() } else { 0 }
     }
 
-    /// Asks for what [`Source::ahead`] leaves out at the beginning: the first positions of a tile's heads.
+    /// Asks for what [`Source::ahead`] leaves out at the beginning: the first positions of a tile's heads, which lie one behind
+    /// the other if they are several.
     fn prefetch(&self, t: Tile, j0: usize, width: usize, keys: usize) {
         let Source::Plain(r) = self else { return };
-        let bytes = t.heads * width * size_of::<T>();
         let positions = AHEAD / (r.pos * size_of::<T>()).max(1);
         for j in j0..(j0 + positions).min(keys) {
-            let row = &r.data[t.batch * r.batch + t.kv_head * r.head + j * r.pos..];
-            for at in (0..bytes).step_by(64) {
-                prefetch_far(row.as_ptr().cast::<u8>().wrapping_add(at));
-            }
+            let from = t.batch * r.batch + t.kv_head * r.head + j * r.pos;
+            ask_for(&r.data[from..from + t.heads * width]);
         }
     }
 }

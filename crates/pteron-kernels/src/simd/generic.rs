@@ -25,7 +25,7 @@ const PREFETCH_STREAM: usize = 3072;
 const PREFETCH_TILE: usize = 128 * 1024;
 
 #[inline(always)]
-unsafe fn nt_tile<S: Lanes, W: Weight, const R: usize, const C: usize>(
+unsafe fn nt_tile<S: Lanes, W: Weight, const R: usize, const C: usize, const FAR: bool>(
     x: *const f32,
     ldx: usize,
     w: *const W,
@@ -62,7 +62,7 @@ unsafe fn nt_tile<S: Lanes, W: Weight, const R: usize, const C: usize>(
                         S::prefetch(row.cast::<u8>().wrapping_add(PREFETCH_ROW));
                     }
                 }
-                if R > 1 && ahead > 0 && (i * size_of::<W>()).is_multiple_of(64) {
+                if R > 1 && FAR && (i * size_of::<W>()).is_multiple_of(64) {
                     S::prefetch(row.cast::<u8>().wrapping_add(ahead));
                 }
                 let wv = W::load::<S>(row);
@@ -142,7 +142,7 @@ unsafe fn nt_finish<S: Lanes, const R: usize, const C: usize>(acc: &[[S::V; C]; 
 
 /// All columns of R rows.
 #[inline(always)]
-unsafe fn nt_rows<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>) {
+unsafe fn nt_rows<S: Lanes, W: Weight, const R: usize, const FAR: bool>(a: NtArgs<W>) {
     // SAFETY: the caller's: see `NtArgs`; every tile lies inside the block.
     unsafe {
         let zero = S::splat(0.0);
@@ -153,7 +153,7 @@ unsafe fn nt_rows<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>) {
                 if S::N == STREAM_LANES {
                     nt_stream::<S, W, GEMV_COLUMNS>(a.x, a.w.add(c * a.ldw), a.ldw, a.k, &mut acc);
                 } else {
-                    nt_tile::<S, W, 1, GEMV_COLUMNS>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, 0, &mut acc);
+                    nt_tile::<S, W, 1, GEMV_COLUMNS, false>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, 0, &mut acc);
                 }
                 nt_finish::<S, 1, GEMV_COLUMNS>(&acc, a.out.add(c), a.ldo);
                 c += GEMV_COLUMNS;
@@ -161,13 +161,13 @@ unsafe fn nt_rows<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>) {
         }
         while c + 4 <= a.n {
             let mut acc = [[zero; 4]; R];
-            nt_tile::<S, W, R, 4>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, a.ahead, &mut acc);
+            nt_tile::<S, W, R, 4, FAR>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, a.ahead, &mut acc);
             nt_finish::<S, R, 4>(&acc, a.out.add(c), a.ldo);
             c += 4;
         }
         while c < a.n {
             let mut acc = [[zero; 1]; R];
-            nt_tile::<S, W, R, 1>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, a.ahead, &mut acc);
+            nt_tile::<S, W, R, 1, FAR>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, a.ahead, &mut acc);
             nt_finish::<S, R, 1>(&acc, a.out.add(c), a.ldo);
             c += 1;
         }
@@ -186,7 +186,7 @@ unsafe fn nt_rows_blocked<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>, scr
         while k0 < a.k {
             let k = K_BLOCK.min(a.k - k0);
             for (g, acc) in scratch.iter_mut().enumerate() {
-                nt_tile::<S, W, R, 4>(a.x.add(k0), a.ldx, a.w.add(g * 4 * a.ldw + k0), a.ldw, k, 0, acc);
+                nt_tile::<S, W, R, 4, false>(a.x.add(k0), a.ldx, a.w.add(g * 4 * a.ldw + k0), a.ldw, k, 0, acc);
             }
             k0 += k;
         }
@@ -195,7 +195,7 @@ unsafe fn nt_rows_blocked<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>, scr
         }
         for c in groups * 4..a.n {
             let mut acc = [[S::splat(0.0); 1]; R];
-            nt_tile::<S, W, R, 1>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, a.ahead, &mut acc);
+            nt_tile::<S, W, R, 1, false>(a.x, a.ldx, a.w.add(c * a.ldw), a.ldw, a.k, 0, &mut acc);
             nt_finish::<S, R, 1>(&acc, a.out.add(c), a.ldo);
         }
     }
@@ -204,6 +204,13 @@ unsafe fn nt_rows_blocked<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>, scr
 /// `out[m, n] = Σ_k x[m, k]·w[n, k]` by tiles of R rows and 4 columns, `R <= 6`.
 #[inline(always)]
 pub(super) unsafe fn nt<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>) {
+    // SAFETY: the caller's: see `NtArgs`.
+    unsafe { if a.ahead > 0 { nt_all::<S, W, R, true>(a) } else { nt_all::<S, W, R, false>(a) } }
+}
+
+/// [`nt`], asking for lines ahead if `FAR`.
+#[inline(always)]
+unsafe fn nt_all<S: Lanes, W: Weight, const R: usize, const FAR: bool>(a: NtArgs<W>) {
     // SAFETY: the caller's: see `NtArgs`; every group of rows lies inside the block.
     unsafe {
         let mut scratch = Vec::new();
@@ -213,23 +220,23 @@ pub(super) unsafe fn nt<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>) {
             let rows = NtArgs { x: a.x.add(r * a.ldx), out: a.out.add(r * a.ldo), ..a };
             r += match left {
                 1 => {
-                    nt_rows::<S, W, 1>(rows);
+                    nt_rows::<S, W, 1, FAR>(rows);
                     1
                 }
                 2 if R > 2 => {
-                    nt_rows::<S, W, 2>(rows);
+                    nt_rows::<S, W, 2, FAR>(rows);
                     2
                 }
                 3 if R > 3 => {
-                    nt_rows::<S, W, 3>(rows);
+                    nt_rows::<S, W, 3, FAR>(rows);
                     3
                 }
                 4 if R > 4 => {
-                    nt_rows::<S, W, 4>(rows);
+                    nt_rows::<S, W, 4, FAR>(rows);
                     4
                 }
                 5 if R > 5 => {
-                    nt_rows::<S, W, 5>(rows);
+                    nt_rows::<S, W, 5, FAR>(rows);
                     5
                 }
                 _ if a.k > K_BLOCK => {
@@ -237,7 +244,7 @@ pub(super) unsafe fn nt<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>) {
                     R
                 }
                 _ => {
-                    nt_rows::<S, W, R>(rows);
+                    nt_rows::<S, W, R, FAR>(rows);
                     R
                 }
             };
@@ -247,7 +254,7 @@ pub(super) unsafe fn nt<S: Lanes, W: Weight, const R: usize>(a: NtArgs<W>) {
 
 /// R rows by C registers of columns, or, with `part`, by that many columns of one register.
 #[inline(always)]
-unsafe fn nn_tile<S: Lanes, W: Weight, const R: usize, const C: usize>(a: NnArgs<W>, part: usize) {
+unsafe fn nn_tile<S: Lanes, W: Weight, const R: usize, const C: usize, const FAR: bool>(a: NnArgs<W>, part: usize) {
     // SAFETY: the caller's: R rows of a, and C registers (or `part` elements) of each row of b and out.
     unsafe {
         let mut acc = [[S::splat(0.0); C]; R];
@@ -263,7 +270,7 @@ unsafe fn nn_tile<S: Lanes, W: Weight, const R: usize, const C: usize>(a: NnArgs
             let row = a.b.add(k * a.ldb);
             let mut bv = [S::splat(0.0); C];
             for c in 0..C {
-                if a.ahead > 0 {
+                if FAR {
                     if (c * S::N * size_of::<W>()).is_multiple_of(64) {
                         S::prefetch(row.cast::<u8>().wrapping_add(c * S::N * size_of::<W>() + a.ahead));
                     }
@@ -294,7 +301,7 @@ unsafe fn nn_tile<S: Lanes, W: Weight, const R: usize, const C: usize>(a: NnArgs
 
 /// All rows of C registers of columns (or of `part` columns).
 #[inline(always)]
-unsafe fn nn_columns<S: Lanes, W: Weight, const R: usize, const C: usize>(a: NnArgs<W>, part: usize) {
+unsafe fn nn_columns<S: Lanes, W: Weight, const R: usize, const C: usize, const FAR: bool>(a: NnArgs<W>, part: usize) {
     // SAFETY: the caller's: every tile lies inside the block.
     unsafe {
         let mut r = 0;
@@ -303,27 +310,27 @@ unsafe fn nn_columns<S: Lanes, W: Weight, const R: usize, const C: usize>(a: NnA
             let rows = NnArgs { a: a.a.add(r * a.a_row), out: a.out.add(r * a.ldo), ..a };
             r += match left {
                 1 => {
-                    nn_tile::<S, W, 1, C>(rows, part);
+                    nn_tile::<S, W, 1, C, FAR>(rows, part);
                     1
                 }
                 2 if R > 2 => {
-                    nn_tile::<S, W, 2, C>(rows, part);
+                    nn_tile::<S, W, 2, C, FAR>(rows, part);
                     2
                 }
                 3 if R > 3 => {
-                    nn_tile::<S, W, 3, C>(rows, part);
+                    nn_tile::<S, W, 3, C, FAR>(rows, part);
                     3
                 }
                 4 if R > 4 => {
-                    nn_tile::<S, W, 4, C>(rows, part);
+                    nn_tile::<S, W, 4, C, FAR>(rows, part);
                     4
                 }
                 5 if R > 5 => {
-                    nn_tile::<S, W, 5, C>(rows, part);
+                    nn_tile::<S, W, 5, C, FAR>(rows, part);
                     5
                 }
                 _ => {
-                    nn_tile::<S, W, R, C>(rows, part);
+                    nn_tile::<S, W, R, C, FAR>(rows, part);
                     R
                 }
             };
@@ -334,6 +341,13 @@ unsafe fn nn_columns<S: Lanes, W: Weight, const R: usize, const C: usize>(a: NnA
 /// `out[m, n] = Σ_k a[m, k]·b[k, n]` by tiles of R rows and C registers of columns, `R <= 6`.
 #[inline(always)]
 pub(super) unsafe fn nn<S: Lanes, W: Weight, const R: usize, const C: usize>(a: NnArgs<W>) {
+    // SAFETY: the caller's: see `NnArgs`.
+    unsafe { if a.ahead > 0 { nn_all::<S, W, R, C, true>(a) } else { nn_all::<S, W, R, C, false>(a) } }
+}
+
+/// [`nn`], asking for lines ahead if `FAR`.
+#[inline(always)]
+unsafe fn nn_all<S: Lanes, W: Weight, const R: usize, const C: usize, const FAR: bool>(a: NnArgs<W>) {
     // SAFETY: the caller's: see `NnArgs`; every group of columns lies inside the block.
     unsafe {
         let mut c = 0;
@@ -341,20 +355,20 @@ pub(super) unsafe fn nn<S: Lanes, W: Weight, const R: usize, const C: usize>(a: 
         if a.m == 1 {
             // One row reads b only once: longer stretches of each of its rows, and more sums in flight.
             while c + 12 * S::N <= a.n {
-                nn_tile::<S, W, 1, 12>(at(c), 0);
+                nn_tile::<S, W, 1, 12, FAR>(at(c), 0);
                 c += 12 * S::N;
             }
         }
         while c + C * S::N <= a.n {
-            nn_columns::<S, W, R, C>(at(c), 0);
+            nn_columns::<S, W, R, C, FAR>(at(c), 0);
             c += C * S::N;
         }
         while c + S::N <= a.n {
-            nn_columns::<S, W, R, 1>(at(c), 0);
+            nn_columns::<S, W, R, 1, FAR>(at(c), 0);
             c += S::N;
         }
         if c < a.n {
-            nn_columns::<S, W, R, 1>(at(c), a.n - c);
+            nn_columns::<S, W, R, 1, FAR>(at(c), a.n - c);
         }
     }
 }

@@ -165,7 +165,8 @@ pub(crate) struct NtArgs<W> {
     pub(crate) m: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
-    /// With each cache line of `w` the one that lies so many bytes further is asked for; 0 for what the kernel finds best.
+    /// With each cache line of `w` the one that lies so many bytes further is asked for where several rows of `x` use it; 0 for
+    /// what the kernel finds best.
     pub(crate) ahead: usize,
 }
 

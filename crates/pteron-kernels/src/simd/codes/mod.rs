@@ -224,7 +224,6 @@ pub(crate) struct Encode {
 
 /// Kernels that make rows of codes, where there are any faster than plain loops.
 #[derive(Clone, Copy)]
-#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "no variant of this architecture has it"))]
 pub(crate) struct RowFns {
     /// Codes of as many numbers as there are codes.
     pub(crate) encode: unsafe fn(Encode, &[f32], &mut [u8]),
