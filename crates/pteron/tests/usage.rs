@@ -40,14 +40,19 @@ fn every_spelling_gives_the_same_file() {
 #[test]
 fn calibration_data_decide_the_default_algorithm() {
     let dir = with_glass();
-    let plan = |more: &[&str]| {
-        let flags = [&["export", "glass-en", "-qmode", "8da4w", "-G", "32", "--print-plan"], more].concat();
-        pteron(dir.path(), &flags).ok()
+    let plan = |mode: &[&str], more: &[&str]| {
+        pteron(dir.path(), &[&["export", "glass-en", "--print-plan"], mode, more].concat()).ok()
     };
     let data = ["--calibration-data", "any.txt"];
-    assert!(plan(&[]).contains("8da4w, groups of 32, hqq"));
-    assert!(plan(&data).contains("weight-algorithm = 'mse'"));
-    assert!(plan(&[&data[..], &["--weight-algorithm", "hqq"]].concat()).contains("weight-algorithm = 'hqq'"));
+    let hqq = [&data[..], &["--weight-algorithm", "hqq"]].concat();
+    let (four, eight) = (["-qmode", "8da4w", "-G", "32"], ["-qmode", "int8"]);
+    assert!(plan(&four, &[]).contains("8da4w, groups of 32, hqq"));
+    for mode in [&four[..], &eight] {
+        assert!(plan(mode, &data).contains("weight-algorithm = 'mse'"));
+        assert!(plan(mode, &hqq).contains("weight-algorithm = 'hqq'"));
+    }
+    assert!(!plan(&eight, &[]).contains("mse"));
+    assert!(!plan(&[&eight[..], &["-G", "32"]].concat(), &data).contains("mse"));
 }
 
 #[test]

@@ -324,7 +324,11 @@ pub fn hqq(
 /// the codes `q` were rounded with, the best one for them is `(Σ h·w·q + (r + Σ μ·w)·Σ μ·q) / (Σ h·q² + (Σ μ·q)²)`: for each
 /// group, codes of scales from 0.35 to 1 times `max(w/qmax, w/qmin)`, which clips nothing, are tried, and the best of them is
 /// improved by rounding and least squares in turn, as long as the error falls. Each group's result is never worse, in this error,
-/// than the scale of [`affine`] and the one that [`hqq`] starts with. `group` 0 is a whole row.
+/// than the scale of [`affine`] and the one that [`hqq`] starts with.
+///
+/// `group` 0 is a whole row. A row with one scale has nothing left with which to cancel its mean error but the fit of all its
+/// weights, and the mean over all tokens is not what most rows of an output layer matter at: such rows are searched for the least
+/// `Σ_j E[x_j²]·(w_j − s·q_j)²` alone.
 ///
 /// # Errors
 /// If the group does not divide the columns, the range is none, or the inputs have not a number for each column.

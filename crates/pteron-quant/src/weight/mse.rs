@@ -52,14 +52,16 @@ impl Loop for Rows<'_> {
     }
 }
 
-/// Variances and means of the columns, in units in which the largest mean square of a row is 1: only ratios matter.
+/// Variances and means of the columns, in units in which the largest mean square of a row is 1: only ratios matter. Where a row is
+/// one group, mean squares and means of 0: see [`super::mse`].
 fn weights(inputs: Inputs<'_>, group: usize) -> (Vec<f32>, Vec<f32>) {
     let most = largest(inputs.squares);
     if most == 0.0 {
         return (vec![1.0; inputs.squares.len()], vec![0.0; inputs.squares.len()]);
     }
     let unit = most.sqrt();
-    let mean: Vec<f32> = inputs.means.iter().map(|m| m / unit).collect();
+    let counts = group < inputs.means.len();
+    let mean: Vec<f32> = inputs.means.iter().map(|m| if counts { m / unit } else { 0.0 }).collect();
     let mut h: Vec<f32> = inputs.squares.iter().zip(&mean).map(|(s, m)| (s / most - m * m).max(0.0)).collect();
     // Columns that never see a value still count where all of a group's do.
     for (h, mean) in h.chunks_exact_mut(group).zip(mean.chunks_exact(group)) {

@@ -71,10 +71,15 @@ fn the_mean_error_of_an_output_counts() {
         };
         (0..rows).map(|r| row(r).powi(2)).sum()
     };
-    for (range, group) in [((-8, 7), 32), ((-8, 7), 0), ((-128, 127), 0)] {
+    for (range, group) in [((-8, 7), 32), ((-128, 127), 48)] {
         let blind = mse(&at(), m, group, range, inputs(&vec![0.0; columns], &squares)).unwrap();
         let seeing = mse(&at(), m, group, range, inputs(&means, &squares)).unwrap();
         assert!(bias(&seeing) < 0.2 * bias(&blind), "{range:?} {group}: {} {}", bias(&seeing), bias(&blind));
+    }
+    // One scale for a row is that of the least squared error, whatever the means.
+    for range in [(-8, 7), (-128, 127)] {
+        let blind = mse(&at(), m, 0, range, inputs(&vec![0.0; columns], &squares)).unwrap();
+        assert_eq!(mse(&at(), m, 0, range, inputs(&means, &squares)).unwrap(), blind);
     }
 }
 

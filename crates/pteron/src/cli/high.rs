@@ -9,7 +9,7 @@ use pteron::checkpoint::read_limited;
 use pteron::models::PreQuantized;
 use pteron::quant::recipe::{Base, Recipe, linear_mode};
 use pteron::quant::scheme::Compat;
-use pteron::quant::transform::{Algorithm, EmbeddingMode};
+use pteron::quant::transform::{Algorithm, EmbeddingMode, LinearMode};
 use pteron::tensor::DType;
 use pteron::{LoadMode, LoadOptions, ShardOf, quantize};
 
@@ -147,7 +147,7 @@ pub(crate) fn exec_load(a: &ExecArgs) -> Result<LoadOptions, Failure> {
 }
 
 /// What is quantized: a recipe from a file, or the one that the flags are short for. With calibration data the scales of 4-bit
-/// weights are searched by `mse`, unless another algorithm is asked for.
+/// weights, and of 8-bit weights per channel, are searched by `mse`, unless another algorithm is asked for.
 pub(crate) fn recipe(a: &QuantizationArgs, data: &[PathBuf]) -> Result<Recipe, Failure> {
     let usage = |s: String| Failure::Usage(s);
     if let Some(path) = &a.recipe {
@@ -173,7 +173,9 @@ pub(crate) fn recipe(a: &QuantizationArgs, data: &[PathBuf]) -> Result<Recipe, F
         })?,
     };
     let algorithm = match a.weight_algorithm {
-        None if linear.is_some_and(|m| m.bits() == 4) && !data.is_empty() => Some(Algorithm::Mse),
+        None if linear.is_some_and(|m| m.bits() == 4 || m == LinearMode::Int8) && !data.is_empty() => {
+            Some(Algorithm::Mse)
+        }
         None => None,
         Some(AlgorithmArg::Affine) => Some(Algorithm::Affine),
         Some(AlgorithmArg::Hqq) => Some(Algorithm::Hqq),

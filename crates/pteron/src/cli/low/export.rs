@@ -52,8 +52,8 @@ pub(in crate::cli) struct QuantizationArgs {
     /// Keep keys and values as 8-bit codes, with a scale for each token and head; needs --use-sdpa-with-kv-cache
     #[arg(long)]
     pub(in crate::cli) quantize_kv_cache: bool,
-    /// How the source transforms choose scales [default: mse for 4-bit weights with --calibration-data; the largest magnitude of
-    /// a channel for int8 without groups; else hqq]
+    /// How the source transforms choose scales [default: mse for 4-bit weights, and for int8 without groups, with
+    /// --calibration-data; without, the largest magnitude of a channel for int8 without groups; else hqq]
     #[arg(long, value_enum)]
     pub(in crate::cli) weight_algorithm: Option<AlgorithmArg>,
     /// PT2E schemes, commas between them: `pteron explain-scheme` lists them
