@@ -6,13 +6,14 @@ For each scheme `OUT_FOLDER/NAME.SCHEME.json`: the windows, every annotated tens
 point and range of codes, CRC-32 of the codes of every folded constant, and the converted graph's logits for the last rows of
 the last window; for some the codes of all activations. Windows are of random tokens, or of the tokens of a text; then the logits
 of all windows stand beside, in `NAME.SCHEME.logits.f32`, and how far PyTorch is from itself where
-linear layers and means sum in another order. Core ML's golden is of 2 windows of 4 tokens with --seed 111: its
+linear layers and means sum in another order, in the converted graph and, for scales, while it is calibrated. Core ML's golden is of 2 windows of 4 tokens with --seed 111: its
 fake-quantize modules round rounded values again, with nearly the same scale, so that ties are common; there no value comes
 nearer to one than a hundred-thousandth of a code. With --record,
 what every histogram observer saw stands in `NAME.SCHEME.recorded.f32`. Needs ExecuTorch 1.5.1 and torchao (`cargo xtask fetch --oracle`); `QNN_SDK_ROOT` for the schemes of QNN.
 """
 
 import base64
+import contextlib
 import copy
 import json
 import sys
@@ -343,12 +344,11 @@ def windows_of(text, folder, vocab, windows, length, seed=7):
     return [ids[i * length:(i + 1) * length] for i in range(windows)]
 
 
-def run(folder, out_folder, name, windows, length, text, seed, recording, scheme):
-    static, make = SCHEMES[scheme]
-    model = Llama(folder, static, length, context=None)
-    tokens = windows_of(text, folder, model.c.vocab, windows, length, seed)
+def calibrated(model, tokens, scheme, recording=False, mode=contextlib.nullcontext):
+    """The graph with its observers after all windows, which are run in `mode`; the names of its nodes before observers; and what
+    `record` keeps."""
     exported = torch.export.export(model, model.inputs(tokens[0]), strict=False).module()
-    quantizer = make()
+    quantizer = SCHEMES[scheme][1]()
     if scheme.endswith("_block"):
         blocks(quantizer, exported)
     captured = {}
@@ -361,9 +361,27 @@ def run(folder, out_folder, name, windows, length, text, seed, recording, scheme
     quantizer.annotate = annotated
     prepared = prepare_pt2e(exported, quantizer)
     seen = record(prepared) if recording else {}
-    with torch.no_grad():
+    with torch.no_grad(), mode():
         for window in tokens:
             prepared(*model.inputs(window))
+    return prepared, captured, seen
+
+
+def scales_apart(found, other):
+    """How many tensors have another scale, by more than a hundred-thousandth, and by how much of itself the furthest."""
+    apart = []
+    for a, b in zip(found, other, strict=True):
+        if "scale" in a:
+            x, y = (np.frombuffer(base64.b64decode(p["scale"]), "<f4") for p in (a, b))
+            apart.append(float(np.max(np.abs(x - y) / x)))
+    return {"apart": sum(d > 1e-5 for d in apart), "furthest": max(apart, default=0.0)}
+
+
+def run(folder, out_folder, name, windows, length, text, seed, recording, scheme):
+    static = SCHEMES[scheme][0]
+    model = Llama(folder, static, length, context=None)
+    tokens = windows_of(text, folder, model.c.vocab, windows, length, seed)
+    prepared, captured, seen = calibrated(model, tokens, scheme, recording)
     found = points(prepared, captured)
     if seen:
         recorded = write_recorded(seen, prepared, captured, Path(out_folder) / f"{name}.{scheme}.recorded.f32")
@@ -389,6 +407,8 @@ def run(folder, out_folder, name, windows, length, text, seed, recording, scheme
         p, q = rows.double().log_softmax(-1), other.double().log_softmax(-1)
         same = (p.argmax(-1) == q.argmax(-1)).double().mean()
         result["itself"] = {"kl": float((p.exp() * (p - q)).sum(-1).mean()), "same": float(same)}
+        again, names, _ = calibrated(model, tokens, scheme, mode=Reversed)
+        result["itself"]["scales"] = scales_apart(found, points(again, names))
         print("against itself with reversed sums", result["itself"])
     path = Path(out_folder) / f"{name}.{scheme}.json"
     lines = json.dumps(result).replace('{"module"', '\n{"module"').replace('{"read_by"', '\n{"read_by"')
