@@ -2,13 +2,15 @@
 
 usage: python3 tools/accuracy.py measure PTERON CHECKPOINT --calibration TEXT --text TEXT --work DIR [--rows 'A;B'] [--tokens N]
                                  [--windows N] [--window N] [--decode N] [--jobs N]
+       python3 tools/accuracy.py time PTERON CHECKPOINT --calibration TEXT --work DIR [--rows 'A;B'] [--windows N] [--window N] [--decode N]
        python3 tools/accuracy.py render DIR/results.json
 
 `measure` exports the checkpoint by each scheme as it would be shipped, evaluates the program against the float checkpoint
 (--tokens of the text in windows of --window), and times a prompt and single tokens (--decode). --jobs N measures N rows side by side,
 each on processors of its own; speeds are measured afterwards, one program at a time on all processors. Each row is a file in DIR:
 a row that is there is not measured again, so that a run can be cut off and taken up. All rows together stand in results.json,
-which is written anew after each; where Pteron refuses a scheme for the model, the row says why. With --decode 0, for a machine that does other things as well, no time is shown. `render` prints
+which is written anew after each; where Pteron refuses a scheme for the model, the row says why. With --decode 0, for a machine that does other things as well, no time is shown: `time` measures times alone, of rows that
+were evaluated so, one row after the other and on all processors; a row that has its times is left as it is. `render` prints
 the table of a results.json, in Markdown. Needs the standard library and the program only.
 """
 
@@ -176,10 +178,29 @@ def benchmark(a, row):
     program = file_of(a, row["name"], ".pte")
     if "evaluation" not in row or not program.exists():
         return
+    bench_program(a, row, program)
+
+
+def bench_program(a, row, program):
     bench = [a.pteron, "bench", program, "-p", str(a.window), "-n", str(a.decode), "-r", "2", "-o", "json"]
     row["bench"] = json.loads(run(bench))
     put(file_of(a, row["name"], ".json"), json.dumps(row))
     program.unlink()
+
+
+def time_all(a):
+    for name in chosen(a):
+        file = file_of(a, name, ".json")
+        row = json.loads(file.read_text()) if file.exists() else {}
+        if "evaluation" not in row or "bench" in row:
+            continue
+        program, timed = program_of(a, name, None)
+        if timed["bytes"] != row["bytes"]:
+            raise SystemExit(f"{name}: the program has {timed['bytes']} bytes, the one that was evaluated {row['bytes']}")
+        row.update(timed)
+        bench_program(a, row, program)
+        print(f"{name}: timed", file=sys.stderr, flush=True)
+        collect(a)
 
 
 def paired(a, first, second):
@@ -222,12 +243,18 @@ def shares(jobs):
     return [set(cpus[i * each : (i + 1) * each]) or set(cpus) for i in range(jobs)]
 
 
-def measure_all(a):
-    a.work.mkdir(parents=True, exist_ok=True)
+def chosen(a):
+    """The rows that --rows names; all if it names none."""
     names = [n.strip() for n in a.rows.split(";") if n.strip()] if a.rows else [*ROWS, SENSITIVITY]
     for name in names:
         if name not in ROWS and name != SENSITIVITY:
             raise SystemExit(f"there is no row {name}; the rows are {'; '.join([*ROWS, SENSITIVITY])}")
+    return names
+
+
+def measure_all(a):
+    a.work.mkdir(parents=True, exist_ok=True)
+    names = chosen(a)
     # What takes longest goes first.
     todo = [n for n in names if not file_of(a, n, ".json").exists()]
     todo.sort(key=lambda n: (n != SENSITIVITY, n == "float" or ROWS.get(n, ((), RANGES))[1] != RANGES))
@@ -335,19 +362,22 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = p.add_subparsers(required=True)
     m = commands.add_parser("measure", help="measure rows")
-    m.add_argument("pteron")
-    m.add_argument("checkpoint", type=pathlib.Path)
-    m.add_argument("--calibration", required=True)
+    t = commands.add_parser("time", help="measure times of rows that were measured without")
+    for c in (m, t):
+        c.add_argument("pteron")
+        c.add_argument("checkpoint", type=pathlib.Path)
+        c.add_argument("--calibration", required=True)
+        c.add_argument("--work", required=True, type=pathlib.Path)
+        c.add_argument("--rows", help="names of rows with semicolons between them; all of them if not given")
+        c.add_argument("--tokens", type=int, default=32768)
+        c.add_argument("--windows", type=int, default=64, help="windows to calibrate with")
+        c.add_argument("--window", type=int, default=512, help="tokens of a window")
+        c.add_argument("--decode", type=int, default=32)
     m.add_argument("--text", required=True)
-    m.add_argument("--work", required=True, type=pathlib.Path)
-    m.add_argument("--rows", help="names of rows with semicolons between them; all of them if not given")
-    m.add_argument("--tokens", type=int, default=32768)
-    m.add_argument("--windows", type=int, default=64, help="windows to calibrate with")
-    m.add_argument("--window", type=int, default=512, help="tokens of a window")
-    m.add_argument("--decode", type=int, default=32)
     m.add_argument("--jobs", type=int, default=1, help="rows that are measured side by side")
     m.add_argument("--max-kl", type=float, default=0.1, help="divergence that the recipe of `sensitivity` must keep")
     m.set_defaults(do=measure_all)
+    t.set_defaults(do=time_all)
     r = commands.add_parser("render", help="print the table")
     r.add_argument("results", type=pathlib.Path)
     r.add_argument("--layers", type=int, default=10, help="layers that are shown of `sensitivity`")
