@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use pteron_ir::ValueId;
 use pteron_kernels::Context;
 use pteron_kernels::elementwise::{self, Operand};
+use pteron_kernels::nn::Lines;
 use pteron_kernels::packed::{Activations, Choose, DynamicQuant, Packed, Product, Rows, multiply};
 use pteron_kernels::quant::QuantSemantics;
 use pteron_kernels::quant::quantize::Form;
@@ -17,13 +18,15 @@ use crate::fuse::{Param, Rule, Source};
 thread_local! {
     /// Codes of the activations at hand.
     static ROWS: RefCell<Rows> = RefCell::default();
+    /// Floats that are computed for layers that take them as they are.
+    static FLOATS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A layer with its operands: the weight, the bias, where the result goes.
 pub(crate) type Layer<'a> = (&'a Packed, Option<View<'a>>, ViewMut<'a>);
 
 /// The row-major elements of `v` in f32.
-fn floats<'a>(v: &View<'a>) -> Result<Cow<'a, [f32]>, String> {
+pub(crate) fn floats<'a>(v: &View<'a>) -> Result<Cow<'a, [f32]>, String> {
     if let Some(s) = v.as_slice::<f32>() {
         return Ok(Cow::Borrowed(s));
     }
@@ -97,6 +100,39 @@ pub(crate) fn add_product(
     elementwise::to_copy(ctx, wide.view(), out.reborrow()).map_err(failed)
 }
 
+fn with_rows(f: &mut dyn FnMut(&mut Rows) -> Result<(), String>) -> Result<(), String> {
+    ROWS.with(|r| match r.try_borrow_mut() {
+        Ok(mut rows) => f(&mut rows),
+        Err(_) => f(&mut Rows::default()),
+    })
+}
+
+/// `x·weightᵀ + bias` of each layer, `x` the floats or quantized floats that `source` says, as computed by `lines`.
+pub(crate) fn of_lines(
+    ctx: &Context,
+    semantics: QuantSemantics,
+    source: &Source,
+    lines: &Lines<'_>,
+    layers: &mut [Layer<'_>],
+) -> Result<(), String> {
+    match *source {
+        Source::Dynamic { rule, .. } => with_rows(&mut |rows| {
+            rows.quantize(ctx, lines, &dynamic(rule, semantics)).map_err(|e| e.reason)?;
+            products(ctx, &Activations::Codes(rows), layers)
+        }),
+        Source::Floats(_) => {
+            let [m, k] = lines.sizes();
+            let mut all = FLOATS.take();
+            all.resize(m * k, 0.0);
+            let done = lines.write(ctx, &mut all).map_err(|e| e.reason);
+            let done = done.and_then(|()| products(ctx, &Activations::Floats(&all, m), layers));
+            FLOATS.set(all);
+            done
+        }
+        Source::Codes { .. } => Err("codes are not computed from floats".to_owned()),
+    }
+}
+
 /// The same as [`of_floats`], `x` as `source` says.
 pub(crate) fn execute<'a>(
     ctx: &Context,
@@ -105,23 +141,14 @@ pub(crate) fn execute<'a>(
     view: &dyn Fn(ValueId) -> Result<View<'a>, String>,
     layers: &mut [Layer<'_>],
 ) -> Result<(), String> {
-    let with_rows = |f: &mut dyn FnMut(&mut Rows) -> Result<(), String>| {
-        ROWS.with(|r| match r.try_borrow_mut() {
-            Ok(mut rows) => f(&mut rows),
-            Err(_) => f(&mut Rows::default()),
-        })
-    };
     match *source {
         Source::Floats(x) => of_floats(ctx, &view(x)?, layers),
-        Source::Dynamic { x, rule } => {
+        Source::Dynamic { x, .. } => {
             let x = view(x)?;
             let Some((&k, lead)) = x.sizes().split_last() else { return Err("activations have no dimension".into()) };
             let values = floats(&x)?;
-            let how = dynamic(rule, semantics);
-            with_rows(&mut |rows| {
-                rows.quantize(ctx, &values, [lead.iter().product(), k], &how).map_err(|e| e.reason)?;
-                products(ctx, &Activations::Codes(rows), layers)
-            })
+            let lines = Lines::floats(&values, [lead.iter().product(), k]).map_err(|e| e.reason)?;
+            of_lines(ctx, semantics, source, &lines, layers)
         }
         Source::Codes { codes, scales, zero_points } => {
             let codes = view(codes)?;

@@ -3,6 +3,7 @@
 use pteron_ir::{ConstId, Op, ValueId};
 use pteron_kernels::attention::Heads;
 use pteron_kernels::matmul::Layer;
+use pteron_kernels::nn::Lines;
 use pteron_kernels::quant::QuantSemantics;
 use pteron_kernels::{Context, attention, matmul, nn};
 use pteron_tensor::{View, ViewMut, read_scalar};
@@ -104,18 +105,16 @@ impl Run<'_, '_> {
     fn looks(&self, group: &Group) -> Known {
         let sizes = |v: ValueId| &self.frame.slots[v].sizes[..];
         let out = group.outs.first().map(|&v| sizes(v)).unwrap_or_default();
-        let same = |list: &[ValueId]| list.iter().all(|&v| sizes(v) == out);
         let fits = match &group.what {
             Fused::Sdpa(a) => {
                 let of = |v: ValueId| self.frame.slots[v].sizes.clone();
                 let shape = a.shape(&Sizes { of: &of, graph: self.graph });
                 return shape.map_or(Known::OneByOne, |s| Known::Attention(Box::new(s)));
             }
-            Fused::RmsNorm { x, weight, .. } => same(&[*x]) && sizes(*weight) == [out.last().copied().unwrap_or(1)],
-            Fused::AddRmsNorm { a, b, weight, .. } => {
-                same(&[*a, *b, group.outs[1]]) && sizes(*weight) == [out.last().copied().unwrap_or(1)]
+            norm_or_gate @ (Fused::RmsNorm { .. } | Fused::AddRmsNorm { .. } | Fused::SiluGate { .. }) => {
+                self.is_one_width(norm_or_gate)
+                    && norm_or_gate.rows().iter().chain(&group.outs).all(|&v| sizes(v) == out)
             }
-            Fused::SiluGate { x, gate } => same(&[*x, *gate]),
             Fused::Rope { x, pairs, cos, sin, style } => match *out {
                 [b, s, h, d] => {
                     let angles = if *style == nn::RopeStyle::RotateHalf { d } else { d / 2 };
@@ -129,14 +128,36 @@ impl Run<'_, '_> {
                 let lead = sizes(*x).split_last().map(|l| l.1).unwrap_or_default();
                 group.outs.iter().all(|&v| sizes(v).split_last().is_some_and(|l| l.1 == lead))
             }
-            Fused::Coded { x, layers } => {
+            Fused::Coded { x, layers, before } => {
                 let rows = |v: ValueId| sizes(v).split_last().map(|(_, lead)| lead.iter().product::<usize>());
                 let width = sizes(x.rows()).last().copied();
                 let packed = |l: &CodedLayer| self.constants.packed(l.item).is_some_and(|p| Some(p.columns()) == width);
-                layers.iter().all(packed) && group.outs.iter().all(|&v| rows(v) == rows(x.rows()))
+                let (outs, rest) = group.outs.split_at(layers.len().min(group.outs.len()));
+                let fits = |b: &Fused| {
+                    let lines = b.rows();
+                    let first = lines.first().map(|&v| sizes(v)).unwrap_or_default();
+                    first.last().copied() == width
+                        && lines.first().is_some_and(|&v| rows(v) == rows(x.rows()))
+                        && lines.iter().chain(rest).all(|&v| sizes(v) == first)
+                        && self.is_one_width(b)
+                };
+                layers.iter().all(packed)
+                    && outs.iter().all(|&v| rows(v) == rows(x.rows()))
+                    && before.as_deref().is_none_or(fits)
             }
         };
         if fits { Known::Together } else { Known::OneByOne }
+    }
+
+    /// The weight of a norm is as long as its rows.
+    fn is_one_width(&self, what: &Fused) -> bool {
+        let width = |x: ValueId| self.frame.slots[x].sizes.last().copied().unwrap_or(1);
+        match *what {
+            Fused::RmsNorm { x, weight, .. } | Fused::AddRmsNorm { a: x, weight, .. } => {
+                self.frame.slots[weight].sizes[..] == [width(x)]
+            }
+            _ => true,
+        }
     }
 
     fn fused(&mut self, number: usize, group: &Group) -> Result<(), String> {
@@ -212,13 +233,27 @@ pub(crate) fn compute(
             }
             matmul::linears(ctx, &view(*x)?, &mut list)
         }
-        Fused::Coded { x, layers } => {
+        Fused::Coded { x, layers, before } => {
             let mut list: SmallVec<[coded::Layer<'_>; 3]> = SmallVec::new();
             for l in layers {
                 let weight = operands.constants.packed(l.item).ok_or("a weight is not packed")?;
                 list.push((weight, l.bias.map(view).transpose()?, next()?));
             }
-            return coded::execute(ctx, semantics, x, view, &mut list);
+            let Some(before) = before else { return coded::execute(ctx, semantics, x, view, &mut list) };
+            let mut sum = outs.next();
+            let inputs = before.inputs();
+            let all = inputs.iter().map(|&v| coded::floats(&view(v)?)).collect::<Result<SmallVec<[_; 3]>, _>>()?;
+            let k = view(inputs[0])?.sizes().last().copied().unwrap_or(1).max(1);
+            let sizes = [all[0].len() / k, k];
+            let lines = match (&**before, &all[..], sum.as_mut().map(ViewMut::as_slice_mut::<f32>)) {
+                (Fused::RmsNorm { .. }, [x, weight], None) => Lines::norm(x, weight, eps, sizes),
+                (Fused::AddRmsNorm { .. }, [a, b, weight], Some(Some(sum))) => {
+                    Lines::add_norm([a, b], weight, eps, sum, sizes)
+                }
+                (Fused::SiluGate { .. }, [x, gate], None) => Lines::gate(x, gate, sizes),
+                _ => return Err("a norm or gate of other operands".to_owned()),
+            };
+            return coded::of_lines(ctx, semantics, x, &lines.map_err(|e| e.reason)?, &mut list);
         }
         Fused::Sdpa(a) => {
             let Some(Known::Attention(shape)) = known else {

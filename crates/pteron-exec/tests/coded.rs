@@ -183,7 +183,7 @@ fn layer(b: &mut GraphBuilder<'_>, x: ValueId, w: ValueId, n: usize, kind: Layer
 fn module(build: &dyn Fn(&mut GraphBuilder<'_>, ValueId) -> Vec<ValueId>) -> Arc<Module> {
     let mut m = Module::new("m");
     let mut b = GraphBuilder::new(&mut m, "forward");
-    let rows = b.symbol(1, 9);
+    let rows = b.symbol(1, 300);
     let x = b.input("x", TensorType::new(DType::F32, [rows, SymInt::from(K)].to_vec()));
     let outputs = build(&mut b, x);
     b.finish(&outputs);
@@ -276,6 +276,63 @@ fn layers_of_the_same_activations_go_together() {
     let seen = check(&m, true, "three layers");
     assert_eq!(seen.iter().filter(|&&op| op == Op::Linear).count(), 1, "{seen:?}");
     assert!(!seen.contains(&Op::QuantizePerToken), "{seen:?}");
+}
+
+/// A norm or a gate, and what else it gives.
+type Front = fn(&mut GraphBuilder<'_>, ValueId) -> (ValueId, Option<ValueId>);
+
+fn norm(b: &mut GraphBuilder<'_>, x: ValueId) -> ValueId {
+    let weight: Vec<f32> = (0..K).map(|i| 0.5 + i as f32 * 0.01).collect();
+    let w = constant(b, "weight", &[K], &weight);
+    b.call(Op::RmsNorm, [x.into(), Arg::ints(&[K as i64]), w.into(), 1e-5.into()]).unwrap()
+}
+
+const FRONTS: [(&str, Front); 3] = [
+    ("norm", |b, x| (norm(b, x), None)),
+    ("sum and norm", |b, x| {
+        let half = b.call(Op::Sigmoid, args![x]).unwrap();
+        let sum = b.call(Op::Add, args![x, half, 1i64]).unwrap();
+        (norm(b, sum), Some(sum))
+    }),
+    ("gate", |b, x| {
+        let other = b.call(Op::Neg, args![x]).unwrap();
+        let s = b.call(Op::Sigmoid, args![x]).unwrap();
+        let silu = b.call(Op::Mul, args![x, s]).unwrap();
+        (b.call(Op::Mul, args![silu, other]).unwrap(), None)
+    }),
+];
+
+/// A norm or a gate that only layers read is computed with them, row by row, and gives the bits that it gives alone.
+#[test]
+fn norms_and_gates_go_with_the_layers_behind_them() {
+    for (name, front) in FRONTS {
+        for (a, activations, mixes, whole) in ACTIVATIONS {
+            let build = |b: &mut GraphBuilder<'_>, x: ValueId, seen: bool| {
+                let mut numbers = Numbers::new(3);
+                let (y, rest) = front(b, x);
+                let view = b.call(Op::ViewCopy, args![y, Arg::ints(&[-1, K as i64])]).unwrap();
+                let codes = activations(b, view);
+                let outs = [24, 16].map(|n| {
+                    let w = per_channel(b, &mut numbers, n);
+                    layer(b, codes, w, n, Layer::Linear)
+                });
+                outs.into_iter().chain(rest).chain(seen.then_some(y)).collect()
+            };
+            let what = format!("{name}, {a}");
+            let (hidden, shown) = (module(&|b, x| build(b, x, false)), module(&|b, x| build(b, x, true)));
+            let ops = check(&hidden, !mixes, &what);
+            let alone = |op: &&Op| matches!(op, Op::RmsNorm | Op::Silu);
+            assert_eq!(ops.iter().filter(alone).count(), usize::from(!whole), "{what}: {ops:?}");
+            let ops = check(&shown, !mixes, &what);
+            assert_eq!(ops.iter().filter(alone).count(), 1, "{what}, read by others: {ops:?}");
+            let [mut one, mut other] =
+                [hidden, shown].map(|m| Session::new(m, &SessionOptions::with_threads(3)).unwrap());
+            let x = rows(&mut Numbers::new(7), 300);
+            let (got, expected) =
+                (run(&mut one, &x, &mut Events::default()), run(&mut other, &x, &mut Events::default()));
+            assert!(got.iter().zip(&expected).all(|(g, e)| g == e), "{what}");
+        }
+    }
 }
 
 /// Dequantized activations that somebody else reads as well are still there.

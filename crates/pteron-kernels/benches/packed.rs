@@ -9,6 +9,7 @@
 use std::time::Instant;
 
 use pteron_kernels::Context;
+use pteron_kernels::nn::Lines;
 use pteron_kernels::packed::{Activations, Choose, CodeMatrix, DynamicQuant, Packed, Product, Rows, multiply};
 use pteron_kernels::quant::QuantSemantics;
 use pteron_kernels::quant::quantize::Form;
@@ -76,7 +77,7 @@ impl Model {
             let activations = if floats {
                 Activations::Floats(&x[..m * k], m)
             } else {
-                rows.quantize(ctx, &x[..m * k], [m, k], &HOW).expect("rows of codes");
+                rows.quantize(ctx, &Lines::floats(&x[..m * k], [m, k]).expect("rows"), &HOW).expect("rows of codes");
                 Activations::Codes(&rows)
             };
             for (o, w) in outs.iter_mut().zip(weights) {

@@ -82,6 +82,7 @@ pub(crate) fn write_row_major<T: Element, R>(out: &mut ViewMut<'_>, fill: impl F
 }
 
 /// A pointer into an output whose disjoint parts are written by different threads.
+#[derive(Debug)]
 pub(crate) struct SharedMut<T>(*mut T);
 
 // SAFETY: the pointer is only a place; whoever writes through it vouches (at that block) that no other thread uses the same

@@ -34,19 +34,21 @@ pub(crate) use wide;
 wide! {
     /// Elements of `bf16` as `f32`; as many as `out` has.
     pub(crate) fn widen_bf16(bytes: &[u8], out: &mut [f32]) {
-        for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-            *o = f32::from_bits(u32::from(u16::from_ne_bytes(*b)) << 16);
+        let pairs = &bytes.as_chunks::<2>().0[..out.len()];
+        for i in 0..out.len() {
+            out[i] = f32::from_bits(u32::from(u16::from_ne_bytes(pairs[i])) << 16);
         }
     }
 
     /// Values rounded to `bf16`, to the nearest and ties to even; NaN stays NaN with its upper bits.
     pub(crate) fn round_bf16(values: &[f32], bytes: &mut [u8]) {
-        for (v, b) in values.iter().zip(bytes.as_chunks_mut::<2>().0) {
-            let bits = v.to_bits();
+        let pairs = &mut bytes.as_chunks_mut::<2>().0[..values.len()];
+        for i in 0..values.len() {
+            let bits = values[i].to_bits();
             let near = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
             let nan = (bits >> 16) | 0x40;
             let bits = if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { near };
-            *b = (bits as u16).to_ne_bytes();
+            pairs[i] = (bits as u16).to_ne_bytes();
         }
     }
 
@@ -66,8 +68,9 @@ wide! {
 
     /// `x = x·a + y·b`, rounded after each operation.
     pub(crate) fn blend(x: &mut [f32], a: f32, y: &[f32], b: f32) {
-        for (v, w) in x.iter_mut().zip(y) {
-            *v = *v * a + w * b;
+        let y = &y[..x.len()];
+        for i in 0..x.len() {
+            x[i] = x[i] * a + y[i] * b;
         }
     }
 
@@ -80,8 +83,9 @@ wide! {
 
     /// `x = x·w`.
     pub(crate) fn multiply(x: &mut [f32], w: &[f32]) {
-        for (v, w) in x.iter_mut().zip(w) {
-            *v *= w;
+        let w = &w[..x.len()];
+        for i in 0..x.len() {
+            x[i] *= w[i];
         }
     }
 
@@ -99,21 +103,16 @@ wide! {
             let mut acc = [0f32; 16];
             let (chunks, rest) = block.as_chunks::<16>();
             for c in chunks {
-                for (a, v) in acc.iter_mut().zip(c) {
-                    *a += v * v;
+                for i in 0..16 {
+                    acc[i] += c[i] * c[i];
                 }
             }
-            for (a, v) in acc.iter_mut().zip(rest) {
-                *a += v * v;
+            for (i, v) in rest.iter().enumerate() {
+                acc[i] += v * v;
             }
-            let mut n = 8;
-            while n > 0 {
-                for i in 0..n {
-                    acc[i] += acc[i + n];
-                }
-                n /= 2;
-            }
-            sum += f64::from(acc[0]);
+            let half: [f32; 8] = std::array::from_fn(|i| acc[i] + acc[i + 8]);
+            let half: [f32; 4] = std::array::from_fn(|i| half[i] + half[i + 4]);
+            sum += f64::from((half[0] + half[2]) + (half[1] + half[3]));
         }
         sum
     }

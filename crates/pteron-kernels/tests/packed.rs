@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 use pteron_kernels::Context;
+use pteron_kernels::nn::Lines;
 use pteron_kernels::packed::{
     Activations, Choose, CodeBits, CodeMatrix, DynamicQuant, Packed, Product, Rows, ScaleBits, Unpackable, multiply,
 };
@@ -85,7 +86,7 @@ fn product(ctx: &Context, w: &Packed, x: &Activations<'_>, m: usize, bias: Optio
 
 fn by_codes(ctx: &Context, w: &Packed, x: &[f32], m: usize) -> Vec<f32> {
     let mut rows = Rows::default();
-    rows.quantize(ctx, x, [m, w.columns()], &PER_TOKEN).unwrap();
+    rows.quantize(ctx, &Lines::floats(x, [m, w.columns()]).unwrap(), &PER_TOKEN).unwrap();
     product(ctx, w, &Activations::Codes(&rows), m, None, DType::F32)
 }
 
@@ -211,7 +212,7 @@ fn products_of_the_same_rows_together_are_those_alone() {
     for m in [1, 9] {
         let x = floats(m, 576, 4);
         let mut rows = Rows::default();
-        rows.quantize(&ctx, &x, [m, 576], &PER_TOKEN).unwrap();
+        rows.quantize(&ctx, &Lines::floats(&x, [m, 576]).unwrap(), &PER_TOKEN).unwrap();
         let bias: Vec<f32> = (0..576).map(|i| i as f32).collect();
         let mut outs: Vec<Tensor> = cases.iter().map(|c| Tensor::zeros(DType::F32, &[m, c.n]).unwrap()).collect();
         let mut products: Vec<Product<'_, '_>> = outs
@@ -353,7 +354,8 @@ fn rows_are_the_same_everywhere() {
                 }
                 let made = |ctx: &Context| {
                     let mut rows = Rows::default();
-                    let done = rows.quantize(ctx, &x, [4, k], &how).map_err(|e| e.to_string());
+                    let x = Lines::floats(&x, [4, k]).unwrap();
+                    let done = rows.quantize(ctx, &x, &how).map_err(|e| e.to_string());
                     done.map(|()| format!("{rows:?}").replace("-NaN", "NaN"))
                 };
                 let expected = made(&scalar);

@@ -120,7 +120,7 @@ impl Finder<'_> {
         let group = |more: &[NodeId], list: &[Packed], x: Source| -> Found {
             (
                 list.iter().map(|l| l.node).chain(more.iter().copied()).collect(),
-                Fused::Coded { x, layers: list.iter().map(|l| l.layer).collect() },
+                Fused::Coded { x, layers: list.iter().map(|l| l.layer).collect(), before: None },
                 list.iter().map(|l| l.out).collect(),
             )
         };

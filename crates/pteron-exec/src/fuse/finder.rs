@@ -179,6 +179,20 @@ impl<'g> Finder<'g> {
         }
     }
 
+    /// What `v` is a view of with the same rows, and the nodes of the views.
+    pub(super) fn before_views(&self, v: ValueId) -> (ValueId, SmallVec<[NodeId; 2]>) {
+        let (mut at, mut nodes) = (v, SmallVec::new());
+        while let Some(n) = self.producer(at).filter(|&n| self.op(n).is_view())
+            && let Some(x) = self.value(n, 0)
+            && self.last_dim(x).is_some()
+            && self.last_dim(x) == self.last_dim(at)
+        {
+            nodes.push(n);
+            at = x;
+        }
+        (at, nodes)
+    }
+
     /// The nodes that read `v`.
     pub(super) fn users(&self, v: ValueId) -> &[NodeId] {
         &self.users[v].nodes

@@ -11,6 +11,7 @@
 //! | gate (`gate.rs`) | `x·sigmoid(x)·y` | the same bits |
 //! | linear layers of one input (`linear.rs`) | `linear`; `mm` and `addmm` by a transposed weight | the same bits; a product with a transposed weight within the tolerance of its sum |
 //! | layers with packed weights (`coded.rs`) | `linear`, `mm`, `addmm` by dequantized codes, of floats or of codes | exact sums of codes: within the tolerance of the dequantized sum |
+//! | a norm or a gate before such layers, read by nothing else | any of the above | the same bits |
 //! | attention (`attention.rs`) | scaled products, mask, softmax with or without its guards | within the tolerance of its sums |
 //!
 //! Nobody can tell: the values between have no reader outside of the group, none is an output or goes to a region's end, and a
@@ -53,8 +54,9 @@ pub(crate) enum Fused {
     SiluGate { x: ValueId, gate: ValueId },
     /// Linear layers of one input, whose elements are `of`, a result each.
     Linears { x: ValueId, of: DType, layers: SmallVec<[Layer; 3]> },
-    /// Linear layers with packed weights, of the same activations, a result each.
-    Coded { x: Source, layers: SmallVec<[CodedLayer; 3]> },
+    /// Linear layers with packed weights, of the same activations, a result each; then the results of `before`, the norm or gate
+    /// whose own result those activations are, but for that one.
+    Coded { x: Source, layers: SmallVec<[CodedLayer; 3]>, before: Option<Box<Fused>> },
     /// Softmax of scaled products, times values.
     Sdpa(Box<Attention>),
 }
@@ -82,7 +84,10 @@ impl Fused {
                 let own = layers.iter().flat_map(|l| [Some(l.weight), l.bias]).flatten();
                 std::iter::once(*x).chain(own).collect()
             }
-            Fused::Coded { x, layers } => x.inputs().into_iter().chain(layers.iter().filter_map(|l| l.bias)).collect(),
+            Fused::Coded { x, layers, before } => {
+                let first = before.as_ref().map_or_else(|| x.inputs().into_iter().collect(), |b| b.inputs());
+                first.into_iter().chain(layers.iter().filter_map(|l| l.bias)).collect()
+            }
             Fused::Sdpa(a) => [Some(a.q), Some(a.k), Some(a.v), a.mask].into_iter().flatten().collect(),
         }
     }
@@ -101,9 +106,25 @@ impl Fused {
         matches!(self, Fused::Linears { .. } | Fused::Coded { .. })
     }
 
-    pub(crate) fn eps(&self) -> Option<Eps> {
+    /// What a norm or a gate reads row by row: operands of its result's sizes.
+    pub(crate) fn rows(&self) -> SmallVec<[ValueId; 2]> {
         match *self {
-            Fused::RmsNorm { eps, .. } | Fused::AddRmsNorm { eps, .. } => Some(eps),
+            Fused::RmsNorm { x, .. } => SmallVec::from_slice(&[x]),
+            Fused::AddRmsNorm { a, b, .. } => SmallVec::from_slice(&[a, b]),
+            Fused::SiluGate { x, gate } => SmallVec::from_slice(&[x, gate]),
+            _ => SmallVec::new(),
+        }
+    }
+
+    /// True for what gives rows of floats that the layers behind it can read as they are computed.
+    fn gives_lines(&self) -> bool {
+        matches!(self, Fused::RmsNorm { .. } | Fused::AddRmsNorm { .. } | Fused::SiluGate { .. })
+    }
+
+    pub(crate) fn eps(&self) -> Option<Eps> {
+        match self {
+            &Fused::RmsNorm { eps, .. } | &Fused::AddRmsNorm { eps, .. } => Some(eps),
+            Fused::Coded { before: Some(b), .. } => b.eps(),
             _ => None,
         }
     }
@@ -175,7 +196,9 @@ impl Groups {
         let item = |m: NodeId| folded.layers[m];
         for &n in &order {
             if groups.part[n] == Part::Alone {
-                let _ = finder.coded(n, &item).into_iter().any(|f| groups.add(&finder, &order, map, folded, f));
+                let _ = finder.coded(n, &item).into_iter().any(|f| {
+                    groups.add_behind(&finder, &order, map, folded, &f) || groups.add(&finder, &order, map, folded, f)
+                });
             }
         }
         for &n in &order {
@@ -185,6 +208,52 @@ impl Groups {
             }
         }
         groups
+    }
+
+    /// Adds layers together with the norm or gate that gives their activations and nothing else, which was a group itself.
+    fn add_behind(
+        &mut self,
+        finder: &Finder<'_>,
+        order: &[NodeId],
+        map: &mut StorageMap,
+        folded: &Folded,
+        (members, what, outs): &Found,
+    ) -> bool {
+        let &Fused::Coded { x: x @ (Source::Floats(v) | Source::Dynamic { x: v, .. }), ref layers, before: None } =
+            what
+        else {
+            return false;
+        };
+        let (made, views) = finder.before_views(v);
+        let gives = |g: &Group| g.what.gives_lines() && g.outs.last() == Some(&made);
+        let number = self.list.iter().position(gives).filter(|_| finder.dtype(made) == Some(DType::F32));
+        let Some(number) = number else { return false };
+        let before = &self.list[number];
+        let all: SmallVec<[NodeId; 16]> = members.iter().chain(&views).chain(&before.members).copied().collect();
+        let what = Fused::Coded { x, layers: layers.clone(), before: Some(Box::new(before.what.clone())) };
+        let rest = before.outs.iter().filter(|&&o| o != made);
+        let found = (all, what, outs.iter().chain(rest).copied().collect());
+        let members = before.members.clone();
+        let parts: SmallVec<[Part; 16]> =
+            members.iter().map(|&m| std::mem::replace(&mut self.part[m], Part::Alone)).collect();
+        if self.add(finder, order, map, folded, found) {
+            self.remove(number);
+            return true;
+        }
+        members.iter().zip(parts).for_each(|(&m, p)| self.part[m] = p);
+        false
+    }
+
+    /// Takes a group whose nodes belong to another one now off the list.
+    fn remove(&mut self, number: usize) {
+        self.list.swap_remove(number);
+        let from = self.list.len();
+        let moved = self.list.get(number).map(|g| g.members.clone()).unwrap_or_default();
+        for m in moved {
+            if self.part[m] == Part::Turn(from) {
+                self.part[m] = Part::Turn(number);
+            }
+        }
     }
 
     /// Adds a group if its nodes are free and nobody can tell that they are executed together.

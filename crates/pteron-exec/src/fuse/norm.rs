@@ -27,10 +27,7 @@ impl Finder<'_> {
             all.push(add);
             list.push((all, Fused::AddRmsNorm { a, b, weight, eps }, smallvec![x, out]));
         }
-        // A whole one is a kernel's call as it is.
-        if members.len() > 1 {
-            list.push((members, Fused::RmsNorm { x, weight, eps }, smallvec![out]));
-        }
+        list.push((members, Fused::RmsNorm { x, weight, eps }, smallvec![out]));
         list
     }
 

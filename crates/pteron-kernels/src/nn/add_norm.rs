@@ -2,23 +2,14 @@
 
 use pteron_tensor::{DType, View, ViewMut};
 
+use super::Lines;
 use super::norm::{Line, borrow_all, float_only, round_to};
 use crate::elementwise::compute::Compute;
 use crate::operand::SharedMut;
-use crate::wide::wide;
 use crate::{Context, KernelError, KernelResult};
 
 /// Elements that one thread takes at a time, at least one line of them.
 const PIECE: usize = 16 * 1024;
-
-wide! {
-    /// `out = a + b`.
-    pub(crate) fn sums(a: &[f32], b: &[f32], out: &mut [f32]) {
-        for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
-            *o = a + b;
-        }
-    }
-}
 
 /// `sum = a + b` and `out = rms_norm(sum)·weight`, of row-major tensors of f32, f16 or bf16 and of the same sizes, as `add` and
 /// [`rms_norm`](super::rms_norm) compute them one after the other, bit for bit.
@@ -53,6 +44,12 @@ pub fn add_rms_norm(
         return Ok(());
     }
     let w = borrow_all::<f32>(&weight);
+    let rows = [a.numel() / n, n];
+    if let (Some(a), Some(b)) = (a.as_slice(), b.as_slice())
+        && let (Some(sum), Some(out)) = (sum.as_slice_mut(), out.as_slice_mut())
+    {
+        return Lines::add_norm([a, b], &w, eps, sum, rows)?.write(ctx, out);
+    }
     let (lines, width) = (a.numel() / n, dtype.bits() / 8);
     let each = (PIECE / n).max(1);
     let (bytes, from) = (n * width, (a.bytes(), b.bytes()));
@@ -66,18 +63,6 @@ pub fn add_rms_norm(
             // SAFETY: line `line` of both results, which lie inside their bytes (asserted above); each line is one piece's.
             let [sum, out] =
                 [0, 1].map(|i| unsafe { std::slice::from_raw_parts_mut(places[i].at(line * bytes), bytes) });
-            let direct = (
-                f32::direct(dtype, from.0, line * n, n),
-                f32::direct(dtype, from.1, line * n, n),
-                f32::direct_mut(dtype, sum, 0, n),
-                f32::direct_mut(dtype, out, 0, n),
-            );
-            if let (Some(a), Some(b), Some(sum), Some(out)) = direct {
-                sums(a, b, sum);
-                out.copy_from_slice(sum);
-                normalize(out, eps, &w, dtype, &mut rounded);
-                continue;
-            }
             x.resize(n, 0.0);
             y.resize(n, 0.0);
             f32::load(dtype, from.0, line * n, 1, &mut x);

@@ -2,6 +2,7 @@
 
 use pteron_tensor::{DType, View, ViewMut};
 
+use super::Lines;
 use crate::elementwise::compute::Compute;
 use crate::elementwise::drive::{check_out, in_pieces};
 use crate::shape_ops::engine::check_dtype;
@@ -33,6 +34,10 @@ pub fn silu_gate(ctx: &Context, x: View<'_>, gate: View<'_>, mut out: ViewMut<'_
         ));
     }
     let (n, width) = (x.numel(), dtype.bits() / 8);
+    let k = x.sizes().last().copied().unwrap_or(1).max(1);
+    if let (Some(x), Some(gate), Some(out)) = (x.as_slice(), gate.as_slice(), out.as_slice_mut()) {
+        return Lines::gate(x, gate, [n / k, k])?.write(ctx, out);
+    }
     let kernels = ctx.kernels();
     let (x, gate) = (&x.bytes()[..n * width], &gate.bytes()[..n * width]);
     let round = |v: &mut [f32], bytes: &mut [u8]| {

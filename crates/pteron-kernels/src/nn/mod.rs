@@ -8,6 +8,7 @@
 mod add_norm;
 mod conv;
 mod gate;
+mod lines;
 mod norm;
 mod rope;
 mod upsample;
@@ -15,6 +16,7 @@ mod upsample;
 pub use add_norm::add_rms_norm;
 pub use conv::{ConvParams, convolution};
 pub use gate::silu_gate;
+pub use lines::Lines;
 pub use norm::{native_layer_norm, rms_norm};
 pub use rope::{RopeStyle, rope};
 pub use upsample::upsample_nearest2d;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use pteron_tensor::{DType, View, ViewMut};
 
+use super::Lines;
 use crate::elementwise::compute::{Compute, Flt, Num, in_float};
 use crate::elementwise::drive::{check_out, in_pieces};
 use crate::elementwise::nest::Nest;
@@ -105,6 +106,11 @@ pub fn rms_norm(ctx: &Context, x: View<'_>, weight: Option<View<'_>>, eps: f64, 
     check_out(op, &out, x.sizes())?;
     if x.numel() == 0 {
         return Ok(());
+    }
+    if let (Some(w), Some(x), Some(out)) = (&weight, x.as_slice(), out.as_slice_mut())
+        && let Some(w) = w.as_slice()
+    {
+        return Lines::norm(x, w, eps, [x.len() / n, n])?.write(ctx, out);
     }
     let (to, width, from) = (out.dtype(), out.dtype().bits() / 8, x.dtype());
     let d = lead.len();

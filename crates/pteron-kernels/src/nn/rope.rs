@@ -111,33 +111,36 @@ fn rotate(x: &[f32], cos: &[f32], sin: &[f32], style: RopeStyle, out: &mut [f32]
 wide! {
     /// Pairs (0, 1), (2, 3), …
     pub(crate) fn rotate_neighbours(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
-        let (pairs, outs) = (x.as_chunks::<2>().0, out.as_chunks_mut::<2>().0);
-        for (((p, o), c), s) in pairs.iter().zip(outs).zip(cos).zip(sin) {
-            *o = [p[0] * c - p[1] * s, p[0] * s + p[1] * c];
+        let n = cos.len();
+        let (pairs, outs) = (&x.as_chunks::<2>().0[..n], &mut out.as_chunks_mut::<2>().0[..n]);
+        let sin = &sin[..n];
+        for i in 0..n {
+            let [a, b] = pairs[i];
+            outs[i] = [a * cos[i] - b * sin[i], a * sin[i] + b * cos[i]];
         }
     }
 
     /// Pairs (0, D/2), (1, D/2 + 1), … with angles of each half.
     pub(crate) fn rotate_each_half(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
-        let half = x.len() / 2;
-        let ((a, b), (c0, c1), (s0, s1)) = (x.split_at(half), cos.split_at(half), sin.split_at(half));
-        let (u, v) = out.split_at_mut(half);
-        for (((u, a), b), (c, s)) in u.iter_mut().zip(a).zip(b).zip(c0.iter().zip(s0)) {
-            *u = a * c - b * s;
-        }
-        for (((v, a), b), (c, s)) in v.iter_mut().zip(a).zip(b).zip(c1.iter().zip(s1)) {
-            *v = b * c + a * s;
+        let n = x.len() / 2;
+        let ((a, b), (c0, c1), (s0, s1)) = (x.split_at(n), cos.split_at(n), sin.split_at(n));
+        let (u, v) = out.split_at_mut(n);
+        let (b, c1, s1, v) = (&b[..n], &c1[..n], &s1[..n], &mut v[..n]);
+        for i in 0..n {
+            u[i] = a[i] * c0[i] - b[i] * s0[i];
+            v[i] = b[i] * c1[i] + a[i] * s1[i];
         }
     }
 
     /// Pairs (0, D/2), (1, D/2 + 1), …
     pub(crate) fn rotate_halves(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
-        let (a, b) = x.split_at(cos.len());
-        let (u, v) = out.split_at_mut(cos.len());
-        let (ab, uv) = (a.iter().zip(b), u.iter_mut().zip(v));
-        for (((a, b), (u, v)), (c, s)) in ab.zip(uv).zip(cos.iter().zip(sin)) {
-            *u = a * c - b * s;
-            *v = a * s + b * c;
+        let n = cos.len();
+        let (a, b) = x.split_at(n);
+        let (u, v) = out.split_at_mut(n);
+        let (b, sin, v) = (&b[..n], &sin[..n], &mut v[..n]);
+        for i in 0..n {
+            u[i] = a[i] * cos[i] - b[i] * sin[i];
+            v[i] = a[i] * sin[i] + b[i] * cos[i];
         }
     }
 }

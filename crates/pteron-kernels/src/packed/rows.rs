@@ -2,6 +2,7 @@
 
 use pteron_tensor::{DType, View};
 
+use crate::nn::Lines;
 use crate::operand::SharedMut;
 use crate::quant::QuantSemantics;
 use crate::quant::qd8;
@@ -47,10 +48,10 @@ pub struct Rows {
     pub(super) scale: Vec<f32>,
     pub(super) m: usize,
     pub(super) k: usize,
+    /// What rows are computed into where their codes depend on all of them.
+    floats: Vec<f32>,
 }
 
-/// Elements of one thread's piece.
-const PIECE: usize = 8 * 1024;
 const OP: &str = "linear of codes";
 
 /// What is added to a code so that it is one of 0 to 255.
@@ -80,16 +81,23 @@ impl Rows {
         self.scale.resize(m, 0.0);
     }
 
-    /// Makes these the codes of `x`, `m` rows of `k` contiguous floats: exactly the codes, scales and zero points that the
-    /// operators of `how` give one after the other.
+    /// Makes these the codes of the rows of `x`: exactly the codes, scales and zero points that the operators of `how` give one
+    /// after the other.
     ///
     /// # Errors
     /// A range of codes beyond 8 bits; by ExecuTorch's rule, a row with a NaN in front.
-    pub fn quantize(&mut self, ctx: &Context, x: &[f32], [m, k]: [usize; 2], how: &DynamicQuant) -> KernelResult {
-        let shift = shift(how.range)?;
-        if m.checked_mul(k) != Some(x.len()) {
-            return Err(KernelError::new(OP, format!("{} activations for {m} rows of {k}", x.len())));
+    pub fn quantize(&mut self, ctx: &Context, x: &Lines<'_>, how: &DynamicQuant) -> KernelResult {
+        let [m, k] = x.sizes();
+        let whole = matches!(how.choose, Choose::PerTensor(..)) && m > 1;
+        if whole && x.as_floats().is_none() {
+            // The range of all of them comes before the first code.
+            let mut all = std::mem::take(&mut self.floats);
+            all.resize(m * k, 0.0);
+            let done = x.write(ctx, &mut all).and_then(|()| self.quantize(ctx, &Lines::floats(&all, [m, k])?, how));
+            self.floats = all;
+            return done;
         }
+        let shift = shift(how.range)?;
         self.resize(m, k);
         if m == 0 {
             return Ok(());
@@ -97,32 +105,24 @@ impl Rows {
         if k == 0 {
             return Err(KernelError::new(OP, "a token has no element"));
         }
-        let whole = match how.choose {
-            Choose::PerTensor(..) => Some(params(ctx, x, how)?),
-            Choose::PerToken(_) | Choose::Affine { .. } | Choose::Qd8 => None,
-        };
+        let whole = x.as_floats().filter(|_| whole).map(|x| params(ctx, x, how)).transpose()?;
         let (codes, zero) = (SharedMut::new(&mut self.codes), SharedMut::new(&mut self.zero));
         let scale = SharedMut::new(&mut self.scale);
         let pitch = code_row(k);
-        let a_piece = (PIECE / k).max(1);
         let failed = std::sync::Mutex::new(None);
-        ctx.pool().run(m.div_ceil(a_piece), &|i| {
-            for row in i * a_piece..m.min((i + 1) * a_piece) {
-                let values = &x[row * k..(row + 1) * k];
-                // SAFETY: row `row` of the codes, which belongs to this piece.
-                let out = unsafe { std::slice::from_raw_parts_mut(codes.at(row * pitch), k) };
-                let (s, z) = match row_of_codes(ctx, values, how, whole, shift, out) {
-                    Ok(pair) => pair,
-                    Err(e) => {
-                        *failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(e);
-                        continue;
-                    }
-                };
-                // SAFETY: element `row` of each, which belongs to this piece.
-                unsafe {
+        x.in_pieces(ctx, &|row| {
+            // SAFETY: row `row` of the codes, of scales, zero points and of what is read: each row is one piece's.
+            let done = unsafe {
+                let out = std::slice::from_raw_parts_mut(codes.at(row * pitch), k);
+                x.with(ctx, row, |values| row_of_codes(ctx, values, how, whole, shift, out))
+            };
+            match done {
+                // SAFETY: as above.
+                Ok((s, z)) => unsafe {
                     *scale.at(row) = s;
                     *zero.at(row) = i32::try_from(z).unwrap_or(0) + i32::from(shift);
-                }
+                },
+                Err(e) => *failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(e),
             }
         });
         match failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
