@@ -99,6 +99,15 @@ impl Frame {
         }
     }
 
+    /// An integer of the graph or of this call.
+    pub(crate) fn number(&self, arg: &Arg) -> Result<i64, String> {
+        match arg {
+            Arg::Int(i) => Ok(*i),
+            Arg::Value(v) if self.slots[*v].ty.as_tensor().is_none() => Ok(self.slots[*v].scalar.as_i64()),
+            other => Err(format!("{other:?} is no number")),
+        }
+    }
+
     /// The time by the frame's clock.
     pub(crate) fn now(&self) -> u64 {
         self.clock

@@ -1,13 +1,13 @@
 //! Executing the nodes of a group at once.
 
-use pteron_ir::{ConstId, Op, ValueId};
-use pteron_kernels::attention::Heads;
+use pteron_ir::{Arg, ConstId, Op, ValueId};
+use pteron_kernels::attention::{Heads, SdpaOptions};
 use pteron_kernels::matmul::Layer;
 use pteron_kernels::nn::Lines;
 use pteron_kernels::quant::QuantSemantics;
-use pteron_kernels::{Context, attention, matmul, nn};
+use pteron_kernels::{Context, attention, index, matmul, nn};
 use pteron_tensor::{View, ViewMut, read_scalar};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::coded;
 use crate::constants::Constants;
@@ -115,15 +115,18 @@ impl Run<'_, '_> {
                 self.is_one_width(norm_or_gate)
                     && norm_or_gate.rows().iter().chain(&group.outs).all(|&v| sizes(v) == out)
             }
-            Fused::Rope { x, pairs, cos, sin, style } => match *out {
-                [b, s, h, d] => {
-                    let angles = if *style == nn::RopeStyle::RotateHalf { d } else { d / 2 };
-                    let table = |&v: &ValueId| matches!(sizes(v), &[.., p, 1, n] if p == s && n == angles);
-                    [cos, sin].into_iter().all(table)
-                        && pairs.map_or(sizes(*x) == out, |p| sizes(p) == [b, s, h, d / 2, 2])
-                }
-                _ => false,
-            },
+            rope @ Fused::Rope { .. } => self.turns(rope, out),
+            Fused::Cached(c) => {
+                let [keys, values] = [1, 2].map(|i| group.outs.get(i).copied());
+                let turns = |turn: &Option<Fused>, x: ValueId| turn.as_ref().is_none_or(|t| self.turns(t, sizes(x)));
+                // Rows of the cache's type, as many as there are queries.
+                let rows = |x: ValueId, cache: Option<ValueId>| {
+                    let (x, cache) = (&self.frame.slots[x], cache.map(|c| &self.frame.slots[c]));
+                    let of_heads = matches!(*out, [b, s, _, _] if x.sizes.len() == 4 && x.sizes[..2] == [b, s]);
+                    of_heads && cache.is_some_and(|c| c.dtype() == x.dtype() && c.sizes[2..] == x.sizes[2..])
+                };
+                turns(&c.turn_q, c.q) && turns(&c.turn_k, c.k) && rows(c.k, keys) && rows(c.v, values)
+            }
             Fused::Linears { x, .. } => {
                 let lead = sizes(*x).split_last().map(|l| l.1).unwrap_or_default();
                 group.outs.iter().all(|&v| sizes(v).split_last().is_some_and(|l| l.1 == lead))
@@ -149,6 +152,15 @@ impl Run<'_, '_> {
         if fits { Known::Together } else { Known::OneByOne }
     }
 
+    /// A rotation whose result has sizes `out` has the operands that the kernel takes.
+    fn turns(&self, what: &Fused, out: &[usize]) -> bool {
+        let (&Fused::Rope { x, pairs, cos, sin, style }, &[b, s, h, d]) = (what, out) else { return false };
+        let sizes = |v: ValueId| &self.frame.slots[v].sizes[..];
+        let angles = if style == nn::RopeStyle::RotateHalf { d } else { d / 2 };
+        let table = |v: ValueId| matches!(sizes(v), &[.., p, 1, n] if p == s && n == angles);
+        [cos, sin].into_iter().all(table) && pairs.map_or(sizes(x) == out, |p| sizes(p) == [b, s, h, d / 2, 2])
+    }
+
     /// The weight of a norm is as long as its rows.
     fn is_one_width(&self, what: &Fused) -> bool {
         let width = |x: ValueId| self.frame.slots[x].sizes.last().copied().unwrap_or(1);
@@ -170,7 +182,9 @@ impl Run<'_, '_> {
             outs.push(take_out(&mut memory, &frame.slots[v], at)?);
         }
         let view = |v: ValueId| memory.view(&frame.slots[v], plan.places[v]);
-        let operands = Operands { view: &view, constant: &|v| plan.constant(v), constants: self.constants };
+        let int = |a: &Arg| frame.number(a);
+        let operands =
+            Operands { view: &view, constant: &|v| plan.constant(v), number: &int, constants: self.constants };
         compute(self.ctx, self.quant, &group.what, frame.groups[number].as_ref().map(|k| &k.1), &operands, outs)
     }
 }
@@ -181,6 +195,8 @@ pub(crate) struct Operands<'r, 'a> {
     pub(crate) view: &'r dyn Fn(ValueId) -> Result<View<'a>, String>,
     /// The constant that it is.
     pub(crate) constant: &'r dyn Fn(ValueId) -> Option<ConstId>,
+    /// A number of the graph, or of the call.
+    pub(crate) number: &'r dyn Fn(&Arg) -> Result<i64, String>,
     pub(crate) constants: &'a Constants,
 }
 
@@ -213,10 +229,11 @@ pub(crate) fn compute(
         Fused::Rope { x, cos, sin, style, .. } => {
             let out = next()?;
             let x = view(*x)?;
-            // The same elements, as heads.
-            let x = View::new(x.dtype(), out.sizes(), out.strides(), x.bytes()).map_err(|e| e.to_string())?;
             let (cos, sin) = (view(*cos)?, view(*sin)?);
-            let &[_, positions, _, _] = out.sizes() else { return Err("is no tensor of heads".to_owned()) };
+            let &[_, positions, heads, d] = out.sizes() else { return Err("is no tensor of heads".to_owned()) };
+            // The same elements, as heads.
+            let strides = [positions * heads * d, heads * d, d, 1];
+            let x = View::new(x.dtype(), out.sizes(), &strides, x.bytes()).map_err(|e| e.to_string())?;
             let angles = cos.sizes().last().copied().unwrap_or(1);
             let (sizes, strides) = ([positions, angles], [angles, 1]);
             let cos = View::new(cos.dtype(), &sizes, &strides, cos.bytes()).map_err(|e| e.to_string())?;
@@ -254,6 +271,32 @@ pub(crate) fn compute(
                 _ => return Err("a norm or gate of other operands".to_owned()),
             };
             return coded::of_lines(ctx, semantics, x, &lines.map_err(|e| e.reason)?, &mut list);
+        }
+        Fused::Cached(c) => {
+            let (mut out, mut keys, mut values) = (next()?, next()?, next()?);
+            let start = (operands.number)(&c.start)?;
+            let turn = |what: &Fused, out: ViewMut<'_>| compute(ctx, semantics, what, None, operands, smallvec![out]);
+            let q = match &c.turn_q {
+                Some(what) => {
+                    let mut q = outs.next().ok_or("the group has no queries")?;
+                    turn(what, q.reborrow())?;
+                    Some(q)
+                }
+                None => None,
+            };
+            if let (Some(what), &[b, s, ..], &[_, _, heads, width]) = (&c.turn_k, out.sizes(), keys.sizes()) {
+                let sizes = [b, s, heads, width];
+                turn(what, index::rows_of_cache(&mut keys, &sizes, start).map_err(|e| e.reason)?)?;
+            } else {
+                index::update_cache(ctx, view(c.k)?, keys.reborrow(), start).map_err(|e| e.reason)?;
+            }
+            index::update_cache(ctx, view(c.v)?, values.reborrow(), start).map_err(|e| e.reason)?;
+            let q = match &q {
+                Some(q) => q.as_view(),
+                None => view(c.q)?,
+            };
+            let options = SdpaOptions { is_causal: c.is_causal, scale: c.scale, ..SdpaOptions::default() };
+            attention::custom_sdpa(ctx, &q, &keys.as_view(), &values.as_view(), start, None, options, &mut out)
         }
         Fused::Sdpa(a) => {
             let Some(Known::Attention(shape)) = known else {

@@ -128,7 +128,8 @@ impl Prepared {
             if let Part::Turn(number) = plan.groups.part[n] {
                 let group = &plan.groups.list[number];
                 let together = matches!(frame.groups.get(number), Some(Some((_, k))) if !matches!(k, Known::OneByOne));
-                if together && !group.reads.iter().any(|&v| varying[v]) {
+                let by_numbers = |&m: &NodeId| numbers_give_sizes(graph.nodes[m].op) && reads_varying(m);
+                if together && !group.members.iter().any(by_numbers) {
                     list.step(n, at, Kind::Group(number), &group.outs, &group.what.operands())?;
                 } else {
                     list.step(n, at, Kind::Walk, &[], &[])?;

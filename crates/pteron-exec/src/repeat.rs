@@ -1,6 +1,6 @@
 //! Executing a call, by the list of what it needs where there is one.
 
-use pteron_ir::{ConstId, Op, ValueId};
+use pteron_ir::{Arg, ConstId, Op, ValueId};
 use pteron_tensor::{View, ViewMut};
 use smallvec::SmallVec;
 
@@ -96,7 +96,8 @@ impl Run<'_, '_> {
                     list.view(&memory, find(v).ok_or("an operand is missing")?)
                 };
                 let constant = |v: ValueId| -> Option<ConstId> { find(v).and_then(Prepared::constant) };
-                let operands = Operands { view: &view, constant: &constant, constants: self.constants };
+                let int = |a: &Arg| frame.number(a);
+                let operands = Operands { view: &view, constant: &constant, number: &int, constants: self.constants };
                 let known = frame.groups[number].as_ref().map(|k| &k.1);
                 compute(ctx, self.quant, &group.what, known, &operands, outs)?;
                 Ok((group.what.op(), group.members.len()))

@@ -27,6 +27,11 @@ const AHEAD_BYTES: usize = 384 * 1024;
 const AHEAD_LINES: usize = 4;
 /// Lines that a caller asks for between its loops: as many as are on their way at once.
 const CALLER_LINES: usize = 48;
+/// Pieces of a thread where memory is the limit: few enough that each is read as one long stream, and more than one so that a
+/// thread that is held up leaves work for the others.
+const STREAMS: usize = 3;
+/// Least bytes of such a piece.
+const STREAM: usize = 16 * 1024;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
@@ -354,6 +359,14 @@ impl ThreadPool {
     /// Number of threads, the caller's among them.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Bytes of a piece of the loop that reads `all` bytes from memory once.
+    pub(crate) fn stream(&self, all: usize) -> usize {
+        match self.threads() {
+            1 => all.max(1),
+            n => (all / (n * STREAMS)).max(STREAM),
+        }
     }
 
     /// Says which memory the next loop reads from its beginning to its end, the threads' shares behind each other. Workers that

@@ -12,6 +12,7 @@
 //! | linear layers of one input (`linear.rs`) | `linear`; `mm` and `addmm` by a transposed weight | the same bits; a product with a transposed weight within the tolerance of its sum |
 //! | layers with packed weights (`coded.rs`) | `linear`, `mm`, `addmm` by dequantized codes, of floats or of codes | exact sums of codes: within the tolerance of the dequantized sum |
 //! | a norm or a gate before such layers, read by nothing else | any of the above | the same bits |
+//! | attention over caches (`cached.rs`) | rotations, `update_cache` twice, `custom_sdpa` | the same bits |
 //! | attention (`attention.rs`) | scaled products, mask, softmax with or without its guards | within the tolerance of its sums |
 //!
 //! Nobody can tell: the values between have no reader outside of the group, none is an output or goes to a region's end, and a
@@ -19,6 +20,7 @@
 //! the nodes of that group are executed one by one at its place.
 
 mod attention;
+mod cached;
 mod coded;
 mod finder;
 mod gate;
@@ -36,6 +38,7 @@ use crate::fold::Folded;
 use finder::Finder;
 
 pub(crate) use attention::{Attention, AttentionShape, Sizes};
+pub(crate) use cached::Cached;
 pub(crate) use coded::{CodedLayer, Param, Rule, Source};
 pub(crate) use linear::Layer;
 
@@ -59,6 +62,8 @@ pub(crate) enum Fused {
     Coded { x: Source, layers: SmallVec<[CodedLayer; 3]>, before: Option<Box<Fused>> },
     /// Softmax of scaled products, times values.
     Sdpa(Box<Attention>),
+    /// Attention over caches that it writes first.
+    Cached(Box<Cached>),
 }
 
 impl Fused {
@@ -70,6 +75,7 @@ impl Fused {
             Fused::SiluGate { .. } => Op::Silu,
             Fused::Linears { .. } | Fused::Coded { .. } => Op::Linear,
             Fused::Sdpa(_) => Op::Sdpa,
+            Fused::Cached(_) => Op::CustomSdpa,
         }
     }
 
@@ -89,6 +95,7 @@ impl Fused {
                 first.into_iter().chain(layers.iter().filter_map(|l| l.bias)).collect()
             }
             Fused::Sdpa(a) => [Some(a.q), Some(a.k), Some(a.v), a.mask].into_iter().flatten().collect(),
+            Fused::Cached(a) => a.inputs(),
         }
     }
 
@@ -193,6 +200,9 @@ impl Groups {
                 }
             }
         }
+        for &n in order.iter().filter(|&&n| graph.nodes[n].op == Op::CustomSdpa) {
+            groups.add_cached(&finder, &order, map, folded, n);
+        }
         let item = |m: NodeId| folded.layers[m];
         for &n in &order {
             if groups.part[n] == Part::Alone {
@@ -233,11 +243,50 @@ impl Groups {
         let what = Fused::Coded { x, layers: layers.clone(), before: Some(Box::new(before.what.clone())) };
         let rest = before.outs.iter().filter(|&&o| o != made);
         let found = (all, what, outs.iter().chain(rest).copied().collect());
-        let members = before.members.clone();
-        let parts: SmallVec<[Part; 16]> =
-            members.iter().map(|&m| std::mem::replace(&mut self.part[m], Part::Alone)).collect();
+        self.add_with(finder, order, map, folded, found, &[number])
+    }
+
+    /// Adds the attention that `n`, a `custom_sdpa`, computes over the caches that are written for it, together with the
+    /// rotations before it, which were groups themselves.
+    fn add_cached(
+        &mut self,
+        finder: &Finder<'_>,
+        order: &[NodeId],
+        map: &mut StorageMap,
+        folded: &Folded,
+        n: NodeId,
+    ) -> bool {
+        let position = |x: ValueId| {
+            let gives = |g: &Group| matches!(g.what, Fused::Rope { .. }) && g.outs[..] == [x];
+            self.list.iter().position(gives)
+        };
+        let turn = |x: ValueId| position(x).map(|i| (self.list[i].what.clone(), self.list[i].members.clone()));
+        let Some(found) = finder.cached(n, &turn) else { return false };
+        let Fused::Cached(what) = &found.1 else { return false };
+        let turned = [(what.q, &what.turn_q), (what.k, &what.turn_k)];
+        let mut numbers: SmallVec<[usize; 2]> =
+            turned.iter().filter(|(_, turn)| turn.is_some()).filter_map(|&(x, _)| position(x)).collect();
+        // The later one first: taking a group off the list moves the last one.
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        self.add_with(finder, order, map, folded, found, &numbers)
+    }
+
+    /// Adds a group that takes over the nodes of those of `numbers`, which descend.
+    fn add_with(
+        &mut self,
+        finder: &Finder<'_>,
+        order: &[NodeId],
+        map: &mut StorageMap,
+        folded: &Folded,
+        found: Found,
+        numbers: &[usize],
+    ) -> bool {
+        let members: SmallVec<[NodeId; 16]> =
+            numbers.iter().flat_map(|&g| self.list[g].members.iter().copied()).collect();
+        let alone = |&m: &NodeId| std::mem::replace(&mut self.part[m], Part::Alone);
+        let parts: SmallVec<[Part; 16]> = members.iter().map(alone).collect();
         if self.add(finder, order, map, folded, found) {
-            self.remove(number);
+            numbers.iter().for_each(|&g| self.remove(g));
             return true;
         }
         members.iter().zip(parts).for_each(|(&m, p)| self.part[m] = p);

@@ -23,6 +23,37 @@ fn rows(op: &'static str, value: &View<'_>, cache: &ViewMut<'_>) -> Result<(usiz
     Ok((v[1], c[1]))
 }
 
+/// Where `start_pos` is, of S new rows and S_max that are there.
+fn first_row(op: &'static str, s: usize, s_max: usize, start_pos: i64) -> Result<usize, KernelError> {
+    usize::try_from(start_pos)
+        .ok()
+        .filter(|&p| p < s_max && s <= s_max - p)
+        .ok_or_else(|| KernelError::new(op, format!("{s} rows at start_pos {start_pos} leave a cache of {s_max} rows")))
+}
+
+/// Rows `start_pos..start_pos + S` of dimension 1 of `cache [B, S_max, H, D]`, as a tensor of `sizes [B, S, H, D]` to write.
+///
+/// # Errors
+/// As [`update_cache`].
+pub fn rows_of_cache<'a>(
+    cache: &'a mut ViewMut<'_>,
+    sizes: &'a [usize],
+    start_pos: i64,
+) -> Result<ViewMut<'a>, KernelError> {
+    let op = "llama::update_cache";
+    let dtype = cache.dtype();
+    whole_bytes(op, dtype)?;
+    let c = cache.sizes();
+    let fits = sizes.len() == 4 && c.len() == 4 && sizes[0] == c[0] && sizes[2..] == c[2..];
+    if !fits {
+        return Err(KernelError::new(op, format!("rows of sizes {sizes:?} of a cache of {c:?}")));
+    }
+    let strides = cache.strides();
+    let at = first_row(op, sizes[1], c[1], start_pos)? * strides[1] * dtype.bits() / 8;
+    let rows = cache.bytes_mut().get_mut(at..).unwrap_or(&mut []);
+    ViewMut::new(dtype, sizes, strides, rows).map_err(|e| KernelError::new(op, e.to_string()))
+}
+
 /// Writes `value [B, S, H, D]` into rows `start_pos..start_pos + S` of dimension 1 of `cache [B, S_max, H, D]`
 /// (`llama::update_cache`).
 ///
@@ -31,11 +62,17 @@ fn rows(op: &'static str, value: &View<'_>, cache: &ViewMut<'_>) -> Result<(usiz
 pub fn update_cache(_ctx: &Context, value: View<'_>, mut cache: ViewMut<'_>, start_pos: i64) -> KernelResult {
     let op = "llama::update_cache";
     let (s, s_max) = rows(op, &value, &cache)?;
-    let start = usize::try_from(start_pos).ok().filter(|&p| p < s_max && s <= s_max - p).ok_or_else(|| {
-        KernelError::new(op, format!("{s} rows at start_pos {start_pos} leave a cache of {s_max} rows"))
-    })?;
+    let start = first_row(op, s, s_max, start_pos)?;
     if value.numel() > 0 {
         let stride = cache.strides()[1];
+        if value.is_contiguous() && cache.is_contiguous() {
+            let [row, batch] = [1, s_max].map(|n| n * stride * value.dtype().bits() / 8);
+            let (from, to) = (value.bytes().chunks_exact(s * row), cache.bytes_mut().chunks_exact_mut(batch));
+            for (from, to) in from.zip(to).take(value.sizes()[0]) {
+                to[start * row..][..from.len()].copy_from_slice(from);
+            }
+            return Ok(());
+        }
         Plan::new(value.sizes(), cache.strides(), value.strides()).run(value, 0, &mut cache, start * stride);
     }
     Ok(())

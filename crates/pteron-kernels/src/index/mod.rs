@@ -11,6 +11,6 @@ mod cache;
 mod lookup;
 
 pub use advanced::{index, index_put, index_put_inplace};
-pub use cache::{index_copy, index_copy_inplace, update_cache, update_cache_with_indices};
+pub use cache::{index_copy, index_copy_inplace, rows_of_cache, update_cache, update_cache_with_indices};
 pub(crate) use lookup::row_indices;
 pub use lookup::{embedding, gather, index_select};

@@ -13,8 +13,7 @@ use crate::simd::{DotArgs, DotFn, MatrixElement, NnArgs, NtArgs, PanelLine};
 
 /// Elements of the right-hand block that one piece keeps in the second-level cache while rows go by.
 const PANEL: usize = 96 * 1024;
-/// Elements of the right-hand matrix that one piece streams where few rows use them: small against a layer, so that threads
-/// end together.
+/// Elements of the right-hand matrix that one piece streams where few rows use them and its columns lie apart.
 const STREAM: usize = 16 * 1024;
 /// Rows in a piece.
 const ROWS: usize = 96;
@@ -133,14 +132,15 @@ fn with_scratch(len: usize, f: impl FnOnce(&mut [f32], &mut Vec<PanelLine>)) {
     });
 }
 
-/// Rows and columns of one piece: a function of the sizes alone.
-fn piece(m: usize, n: usize, k: usize, layout: Layout) -> (usize, usize) {
+/// Rows and columns of one piece. `stream` is how many elements of the right-hand matrix it streams where few rows use them.
+fn piece(m: usize, n: usize, k: usize, layout: Layout, stream: usize) -> (usize, usize) {
     if m.saturating_mul(n).saturating_mul(k) <= SMALL {
         return (m, n);
     }
     let step = if layout == Layout::Plain { 64 } else { 8 };
     if m <= 6 {
-        return (m, (STREAM / k.max(1)).max(1).next_multiple_of(step));
+        let stream = if layout == Layout::Plain { STREAM } else { stream };
+        return (m, (stream / k.max(1)).clamp(1, n).next_multiple_of(step));
     }
     let cols = (PANEL / k.max(1)).clamp(16, 256).next_multiple_of(step);
     // Rows in equal parts, in whole tiles of six.
@@ -177,7 +177,9 @@ pub(crate) fn run<W: MatrixElement, O: Rounded>(ctx: &Context, g: &Gemm<'_, W>, 
     if out.is_empty() {
         return;
     }
-    let (mb, nb) = piece(m, n, k, g.layout);
+    let size = size_of::<W>().max(1);
+    let all = n.saturating_mul(k).saturating_mul(g.starts.len()).saturating_mul(size);
+    let (mb, nb) = piece(m, n, k, g.layout, ctx.pool().stream(all) / size);
     let (rows, cols) = (m.div_ceil(mb), n.div_ceil(nb));
     let direct = O::DTYPE == pteron_tensor::DType::F32;
     let place = SharedMut::new(out);
@@ -257,8 +259,8 @@ pub(crate) struct Dot<'a> {
     pub(crate) ldw: usize,
 }
 
-/// Rows and columns of one piece of a [`Dot`]: a function of the sizes alone.
-pub(super) fn dot_piece(m: usize, n: usize, k: usize) -> (usize, usize) {
+/// Rows and columns of one piece of a [`Dot`], with `stream` as in [`piece`].
+pub(super) fn dot_piece(m: usize, n: usize, k: usize, stream: usize) -> (usize, usize) {
     /// Rows that share the laying out of a panel.
     const MOST_ROWS: usize = 258;
     /// Columns of a piece, whole tiles of 16.
@@ -267,7 +269,7 @@ pub(super) fn dot_piece(m: usize, n: usize, k: usize) -> (usize, usize) {
         return (m, n);
     }
     if m <= 6 {
-        return (m, (STREAM / k.max(1)).max(1).next_multiple_of(16));
+        return (m, (stream / k.max(1)).clamp(1, n).next_multiple_of(16));
     }
     (m.div_ceil(m.div_ceil(MOST_ROWS)).next_multiple_of(6), COLUMNS)
 }
@@ -291,7 +293,7 @@ pub(crate) fn run_dot<O: Rounded>(
     if out.is_empty() {
         return;
     }
-    let (mb, nb) = dot_piece(m, n, k);
+    let (mb, nb) = dot_piece(m, n, k, ctx.pool().stream(n * k * size_of::<bf16>()) / size_of::<bf16>());
     let rows = m.div_ceil(mb);
     let place = SharedMut::new(out);
     ctx.pool().run(rows * n.div_ceil(nb), &|i| {
@@ -333,9 +335,11 @@ mod tests {
             for (m, n, k) in
                 [(1, 49152, 576), (128, 1536, 576), (512, 576, 1536), (7, 3, 100_000), (97, 1, 0), (2, 9, 1 << 40)]
             {
-                let (mb, nb) = piece(m, n, k, layout);
-                assert!(mb > 0 && nb > 0, "{m} {n} {k}");
-                assert!(m <= 6 || m * n * k <= SMALL || mb <= ROWS, "{m} {n} {k}");
+                for stream in [1, STREAM, usize::MAX / 4] {
+                    let (mb, nb) = piece(m, n, k, layout, stream);
+                    assert!(mb > 0 && nb > 0, "{m} {n} {k}");
+                    assert!(m <= 6 || m * n * k <= SMALL || mb <= ROWS, "{m} {n} {k}");
+                }
             }
         }
     }
@@ -345,7 +349,7 @@ mod tests {
         for (m, n, k) in
             [(1, 49152, 576), (512, 192, 576), (259, 1536, 576), (7, 3, 100_000), (97, 1, 0), (2, 9, 1 << 40)]
         {
-            let (mb, nb) = dot_piece(m, n, k);
+            let (mb, nb) = dot_piece(m, n, k, STREAM);
             assert!(mb > 0 && nb > 0, "{m} {n} {k}");
             assert!(m <= 6 || m * n * k <= SMALL || mb <= 258, "{m} {n} {k}");
         }

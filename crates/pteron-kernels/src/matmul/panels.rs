@@ -144,11 +144,13 @@ pub(super) fn linears(ctx: &Context, x: &View<'_>, layers: &mut [Layer<'_>]) -> 
     };
     let left = Left { x: &rows, m, k };
     let mut cuts: Vec<Cut<'_>> = Vec::with_capacity(layers.len());
+    let all = layers.iter().filter_map(|l| l.panels).map(|p| p.memory().len()).sum();
+    let stream = ctx.pool().stream(all) / size_of::<bf16>();
     for l in layers.iter_mut() {
         let bias = l.bias.and_then(|b| Operand::widened(&b).map(|o| (o, b.numel())));
         let bias = bias.map(|(o, n)| (0..n).map(|i| o.data[i * o.strides[0]]).collect());
         let (Some(panels), Some(out)) = (l.panels, l.out.as_slice_mut::<bf16>()) else { return false };
-        let (rows, columns) = dot_piece(m, panels.n, k);
+        let (rows, columns) = dot_piece(m, panels.n, k, stream);
         let down = m.div_ceil(rows);
         let pieces = down * panels.n.div_ceil(columns);
         cuts.push(Cut { panels, bias, out: SharedMut::new(out), rows, columns, down, pieces });

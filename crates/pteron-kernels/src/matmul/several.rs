@@ -19,9 +19,6 @@ pub struct Layer<'a> {
     pub out: ViewMut<'a>,
 }
 
-/// Elements of a weight that one piece reads: small against a layer, so that threads end together.
-const STREAM: usize = 32 * 1024;
-
 /// [`linear`] for each of `layers`, the same bits. For a single row of input, and where all have [`Panels`], all layers are one
 /// loop of the thread pool: small ones beside a large one cost no waiting.
 ///
@@ -36,9 +33,10 @@ pub fn linears(ctx: &Context, x: &View<'_>, layers: &mut [Layer<'_>]) -> KernelR
     }
     // Pieces of rows of weights: layer, first row, rows.
     let mut pieces: Vec<(usize, usize, usize)> = Vec::new();
+    let stream = ctx.pool().stream(layers.iter().map(|l| l.weight.numel() * width(l.weight.dtype())).sum());
     for (i, l) in layers.iter().enumerate() {
         let (n, k) = (l.weight.sizes()[0], l.weight.sizes()[1]);
-        let each = (STREAM / k.max(1)).max(1).next_multiple_of(16);
+        let each = (stream / (k * width(l.weight.dtype())).max(1)).max(1).next_multiple_of(16);
         pieces.extend((0..n).step_by(each).map(|from| (i, from, each.min(n - from))));
     }
     let outs: Vec<SharedMut<u8>> = layers.iter_mut().map(|l| SharedMut::new(l.out.bytes_mut())).collect();

@@ -40,8 +40,6 @@ pub struct Product<'a, 'o> {
     pub out: ViewMut<'o>,
 }
 
-/// Bytes of a matrix in one piece where few rows use them.
-const STREAM: usize = 24 * 1024;
 /// Rows up to which memory is the limit of a product.
 pub const FEW_ROWS: usize = 6;
 /// Blocks of a piece of many rows: they stay in the first-level cache while the rows go by.
@@ -187,6 +185,7 @@ pub fn multiply(ctx: &Context, x: &Activations<'_>, products: &mut [Product<'_, 
     let m = x.rows();
     let mut cuts = Vec::with_capacity(products.len());
     let mut work = 0usize;
+    let stream = ctx.pool().stream(products.iter().map(|p| p.weight.bytes()).sum());
     for p in products.iter_mut() {
         let g = p.weight.geometry;
         let wrong = |what: String| KernelError::new(OP, what);
@@ -210,7 +209,7 @@ pub fn multiply(ctx: &Context, x: &Activations<'_>, products: &mut [Product<'_, 
         };
         let out = out.ok_or_else(|| wrong(format!("an output of {dtype} that is not row-major floats")))?;
         let (blocks, rows) = match m {
-            0..=FEW_ROWS => ((STREAM / g.block().max(1)).max(1), m.max(1)),
+            0..=FEW_ROWS => ((stream / g.block().max(1)).max(1), m.max(1)),
             _ => (BLOCKS, m.div_ceil(m.div_ceil(ROWS)).next_multiple_of(6)),
         };
         let down = m.div_ceil(rows);

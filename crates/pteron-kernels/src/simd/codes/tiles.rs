@@ -8,8 +8,10 @@ use crate::simd::lanes::Lanes;
 /// Codes of a channel that one 32-bit lane holds.
 const FOURS: usize = 4;
 /// How far ahead of the codes at hand cache lines are asked for where memory is the limit, in bytes: into the second-level cache,
-/// since the first level has room for few requests.
-const AHEAD: usize = 12 * 1024;
+/// since the first level has room for few requests. Wider codes are read faster than memory gives them by more, and gain by less.
+const fn ahead_of(four: bool) -> usize {
+    if four { 12 * 1024 } else { 8 * 1024 }
+}
 
 /// Registers of 32-bit lanes, each with four codes of a channel.
 ///
@@ -328,7 +330,7 @@ unsafe fn stream<S: CodeLanes, const C: usize, const FOUR: bool, const U: usize,
     // SAFETY: the caller's; what is asked for ahead may lie anywhere.
     unsafe {
         let columns: [Column; C] = columns::<S, u8, C>(a, at, std::ptr::null());
-        let ahead = columns[0].block.wrapping_add(AHEAD);
+        let ahead = columns[0].block.wrapping_add(const { ahead_of(FOUR) });
         let zero = if GROUPED { -S::BIAS } else { *a.zero - S::BIAS };
         let row_scale = S::Floats::splat(row_scale::<S, FOUR>(a, 0));
         let whole_rows = g.groups() == 1;
@@ -573,7 +575,7 @@ unsafe fn float_tile<S: CodeLanes, const R: usize, const C: usize, const FOUR: b
                     let code = columns[c].codes(unit_at);
                     v[c] = S::load(code);
                     if R == 1 && (c == 0 || lanes::<S>() == CHANNELS) {
-                        S::Floats::prefetch(code.wrapping_add(AHEAD));
+                        S::Floats::prefetch(code.wrapping_add(const { ahead_of(FOUR) }));
                     }
                 }
                 let here = step.min(end - k);
