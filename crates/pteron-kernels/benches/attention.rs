@@ -1,5 +1,5 @@
 //! Attention of one token over a cache: hot (one layer's cache again and again, where it fits) and cold (60 caches by turns, as
-//! the layers of a step have them), beside the loop that reads as many bytes.
+//! the layers of a step have them), beside the loop that reads as many bytes; and of prompts.
 //!
 //!     cargo bench -p pteron-kernels --bench attention -- [INSTRUCTION SET…] [--threads N]
 //!
@@ -69,6 +69,25 @@ fn measure(ctx: &Context, dtype: DType) {
     }
 }
 
+/// A prompt: as many queries as keys.
+fn prompt(ctx: &Context, dtype: DType) {
+    let options = SdpaOptions { is_causal: true, ..SdpaOptions::default() };
+    for len in [128, 512, 1024] {
+        let [q, k, v] = [HEADS[0], HEADS[1], HEADS[1]].map(|h| tensor(&[1, len, h, WIDTH], dtype));
+        let mut out = Tensor::zeros(dtype, &[1, len, HEADS[0], WIDTH]).expect("sizes that fit");
+        let seconds = (0..20)
+            .map(|_| {
+                let start = Instant::now();
+                custom_sdpa(ctx, &q.view(), &k.view(), &v.view(), 0, None, options, &mut out.view_mut())
+                    .expect("attention");
+                start.elapsed().as_secs_f64()
+            })
+            .fold(f64::MAX, f64::min);
+        let work = (2 * 2 * HEADS[0] * WIDTH * len * (len + 1) / 2) as f64;
+        println!("{} {dtype} prompt of {len}: {:.2} ms, {:.0} GFLOP/s", ctx.isa(), seconds * 1e3, work / seconds / 1e9);
+    }
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let mut threads = 1;
@@ -87,5 +106,7 @@ fn main() {
         let ctx = Context::with_isa(threads, isa).expect("it is supported here");
         measure(&ctx, DType::F32);
         measure(&ctx, DType::BF16);
+        prompt(&ctx, DType::F32);
+        prompt(&ctx, DType::BF16);
     }
 }

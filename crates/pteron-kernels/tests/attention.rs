@@ -183,23 +183,30 @@ fn custom_sdpa_is_the_definition() {
 fn chunks_and_threads_do_not_change_a_bit() {
     for isa in isas() {
         let contexts: Vec<Context> = (1..=3).map(|t| Context::with_isa(t, isa).unwrap()).collect();
-        let case = Case { b: 2, s: 300, t: 310, hq: 6, hkv: 2, d: 24 };
-        let x = Operands::of(case, DType::F32);
-        for sliding_window in [None, Some(150)] {
+        let narrow = Case { b: 2, s: 300, t: 310, hq: 6, hkv: 2, d: 24 };
+        let wide = Case { b: 1, d: 64, ..narrow };
+        let cases = [(narrow, DType::F32), (wide, DType::F32), (wide, DType::F16)];
+        for ((case, dtype), sliding_window) in cases.into_iter().flat_map(|c| [None, Some(150)].map(|w| (c, w))) {
+            let x = Operands::of(case, dtype);
+            let bytes = dtype.bits() / 8;
             let options = SdpaOptions { is_causal: true, sliding_window, ..Default::default() };
             let all = x.custom(&contexts[0], 0, None, options).unwrap();
             for ctx in &contexts {
-                assert_eq!(x.custom(ctx, 0, None, options).unwrap().bytes(), all.bytes(), "{isa}");
+                assert_eq!(
+                    x.custom(ctx, 0, None, options).unwrap().bytes(),
+                    all.bytes(),
+                    "{isa} {dtype} {sliding_window:?}"
+                );
                 for chunk in [1, 7, 32, 128] {
                     for first in (0..case.s).step_by(if chunk == 1 { 37 } else { chunk }) {
                         let n = chunk.min(case.s - first);
                         let row = case.hq * case.d;
                         let (sizes, strides) = ([case.b, n, case.hq, case.d], [case.s * row, row, case.d, 1]);
-                        let q = View::new(DType::F32, &sizes, &strides, &x.q.bytes()[first * row * 4..]).unwrap();
+                        let q = View::new(dtype, &sizes, &strides, &x.q.bytes()[first * row * bytes..]).unwrap();
                         let part = Operands { q: Tensor::copy_of(&q), k: x.k.clone(), v: x.v.clone() };
                         let got = part.custom(ctx, first, None, options).unwrap();
-                        let want = View::new(DType::F32, &sizes, &strides, &all.bytes()[first * row * 4..]).unwrap();
-                        assert_eq!(got.bytes(), Tensor::copy_of(&want).bytes(), "{isa} {chunk} from {first}");
+                        let want = View::new(dtype, &sizes, &strides, &all.bytes()[first * row * bytes..]).unwrap();
+                        assert_eq!(got.bytes(), Tensor::copy_of(&want).bytes(), "{isa} {dtype} {chunk} from {first}");
                     }
                 }
             }

@@ -14,7 +14,7 @@ use pteron_tensor::{B8, DType};
 use crate::matmul::gemm::Rounded;
 use crate::operand::SharedMut;
 use crate::quant::dequantize::{Dequantizer, Form};
-use crate::simd::{DotArgs, Kernels, MatrixElement, NnArgs, NtArgs, PanelLine, ask_for};
+use crate::simd::{DotArgs, KEYS_STEP, Kernels, KeysArgs, MatrixElement, NnArgs, NtArgs, PanelLine, ask_for};
 use crate::{Context, wide};
 
 /// Keys in a block.
@@ -25,6 +25,8 @@ const TILE_ROWS: usize = 48;
 const MOST_ROWS: usize = 128;
 /// Query rows of a head up to which reading its keys and values takes longer than computing with them.
 const FEW_ROWS: usize = 6;
+/// Query rows from which laying keys out for them takes little beside their scores.
+const MANY_ROWS: usize = 18;
 /// Positions in a step of that.
 const SHORT: usize = 8;
 /// How far ahead of what is read the keys and values of few queries are asked for, in bytes.
@@ -286,6 +288,8 @@ struct Space {
     /// in their own type, where there is a kernel for that.
     narrow: Vec<bf16>,
     panel: Vec<PanelLine>,
+    /// A block's keys, laid out for many queries.
+    laid: Vec<f32>,
     scores: Vec<f32>,
     /// The block's maximum and sum of each row.
     sums: Vec<(f32, f32)>,
@@ -407,7 +411,21 @@ fn block<T: MatrixElement>(
     if few && is_first {
         x.v.prefetch(t, j0, width, p.keys);
     }
-    for from in (0..n).step_by(step.max(1)) {
+    let many = T::keys(kernels).filter(|_| {
+        t.heads == 1 && rows >= MANY_ROWS && p.width.is_multiple_of(KEYS_STEP) && T::own(kernels).is_none()
+    });
+    if let Some((lay_out, scores)) = many {
+        let (w, ldw) = x.k.block(t.batch, t.kv_head, j0, n, p.width, &mut space.keys);
+        space.laid.resize(KV_BLOCK * p.width, 0.0);
+        let (keys, out) = (space.laid.as_mut_ptr(), space.scores.as_mut_ptr());
+        let (ldx, ldo, scale) = (p.width, KV_BLOCK, p.scale);
+        // SAFETY: as below; a block of keys, whole steps of them, has room where they are laid out and in each row of scores.
+        unsafe {
+            lay_out(w, ldw, n, p.width, keys);
+            scores(KeysArgs { x: space.q.as_ptr(), ldx, keys, out, ldo, m: rows, n, k: p.width, scale });
+        }
+    }
+    for from in (0..if many.is_some() { 0 } else { n }).step_by(step.max(1)) {
         let some = step.min(n - from);
         let ahead = if few { x.k.ahead(j0 + from + some, p.keys) } else { 0 };
         for h in 0..t.heads {
@@ -439,7 +457,9 @@ fn block<T: MatrixElement>(
         for i in 0..t.count {
             let r = g * t.count + i;
             let row = &mut space.scores[r * KV_BLOCK..r * KV_BLOCK + n];
-            wide::scale(row, p.scale);
+            if many.is_none() {
+                wide::scale(row, p.scale);
+            }
             restrict(p, t.batch, t.kv_head * p.group() + g, t.first + i, j0, row);
             let max = kernels.row_max(row);
             // Where nothing is seen, -∞ - 0 still gives 0, and NaN stays NaN.

@@ -12,6 +12,8 @@ mod codes;
 #[cfg(target_arch = "x86_64")]
 mod dot;
 mod generic;
+#[cfg(target_arch = "x86_64")]
+mod keys;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -283,6 +285,8 @@ enum Run {
     Probe(ProbeFns),
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "no variant of this architecture has it"))]
     Dot(DotFns),
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "no variant of this architecture has it"))]
+    Keys(KeysFns),
     Codes(CodesFns),
 }
 
@@ -301,6 +305,39 @@ pub(crate) struct PanelFns {
     pub(crate) lay_out: unsafe fn(*const bf16, usize, usize, usize, *mut PanelLine),
     /// The kernel of [`DotFns::dot`], to the same bits, with a panel for each [`PANEL_COLUMNS`] columns.
     pub(crate) dot: unsafe fn(DotArgs<bf16>, *const PanelLine),
+}
+
+/// Keys that stand side by side where they are laid out for [`KeysFns::scores`].
+pub(crate) const KEYS_STEP: usize = 16;
+
+/// Lays out `n` rows, so far apart, of `k` elements, a multiple of [`KEYS_STEP`]: [`KEYS_STEP`] rows become `k` lines of as
+/// many elements. What is missing of the last lines is 0.
+pub(crate) type LayOutKeys<W> = unsafe fn(*const W, usize, usize, usize, *mut f32);
+
+/// `out[m, n] = scale · Σ_k x[m, k]·keys[n, k]`, with keys as [`LayOutKeys`] leaves them; the bits of [`NtFn`] and a product.
+#[derive(Clone, Copy)]
+pub(crate) struct KeysArgs {
+    pub(crate) x: *const f32,
+    pub(crate) ldx: usize,
+    pub(crate) keys: *const f32,
+    pub(crate) out: *mut f32,
+    /// Rows of the output have room for whole steps of keys.
+    pub(crate) ldo: usize,
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) scale: f32,
+}
+
+/// A kernel for [`KeysArgs`].
+pub(crate) type ScoresFn = unsafe fn(KeysArgs);
+
+/// The kernels for the scores of many queries.
+#[derive(Clone, Copy)]
+struct KeysFns {
+    f32: LayOutKeys<f32>,
+    f16: LayOutKeys<f16>,
+    scores: ScoresFn,
 }
 
 /// Multiply-adds of one vector of [`DotFns::chains`].
@@ -476,10 +513,24 @@ static AVX512_BF16: [Kernel; 1] = [Kernel {
     }),
 }];
 
+#[cfg(target_arch = "x86_64")]
+static AVX512_KEYS: [Kernel; 1] = [Kernel {
+    op: "scores of many queries",
+    name: "avx512 6x16",
+    isa: Isa::Avx512,
+    quality: 30,
+    run: Run::Keys(KeysFns { f32: keys::lay_out_f32, f16: keys::lay_out_f16, scores: keys::scores }),
+}];
+
 fn table() -> impl Iterator<Item = &'static Kernel> {
     let all = SCALAR.iter().chain(&codes::SCALAR);
     #[cfg(target_arch = "x86_64")]
-    let all = all.chain(&avx2_kernels::TABLE).chain(&avx512_kernels::TABLE).chain(&AVX512_BF16).chain(&codes::X86);
+    let all = all
+        .chain(&avx2_kernels::TABLE)
+        .chain(&avx512_kernels::TABLE)
+        .chain(&AVX512_BF16)
+        .chain(&AVX512_KEYS)
+        .chain(&codes::X86);
     #[cfg(target_arch = "aarch64")]
     let all = all.chain(&neon_kernels::TABLE).chain(&codes::NEON).chain(&codes::I8MM);
     all
@@ -540,6 +591,8 @@ pub(crate) struct Kernels {
     probe: ProbeFns,
     /// `None` where no variant is allowed: the operands are widened then.
     dot: Option<DotFns>,
+    /// `None` where no variant is allowed: scores are products like others then.
+    keys: Option<KeysFns>,
     codes: CodesFns,
 }
 
@@ -574,6 +627,7 @@ impl Kernels {
             map: scalar::map,
             probe: ProbeFns { fma_chains: scalar::fma_chains, read_all: [scalar::read_all; READ_PATTERNS], lanes: 1 },
             dot: None,
+            keys: None,
             codes: PLAIN,
         };
         let mut lines: Vec<&Kernel> = table().filter(|k| allowed(k.isa)).collect();
@@ -590,6 +644,7 @@ impl Kernels {
                 Run::Map(f) => chosen.map = f,
                 Run::Probe(f) => chosen.probe = f,
                 Run::Dot(f) => (chosen.dot, chosen.isa) = (Some(f), k.isa),
+                Run::Keys(f) => chosen.keys = Some(f),
                 Run::Codes(f) => chosen.codes = f,
             }
         }
@@ -647,10 +702,15 @@ pub(crate) trait MatrixElement: Weight {
         let _ = k;
         None
     }
+    /// The kernels for the scores of many queries, if there are some for keys of this type.
+    fn keys(k: &Kernels) -> Option<(LayOutKeys<Self>, ScoresFn)> {
+        let _ = k;
+        None
+    }
 }
 
 macro_rules! matrix_element {
-    ($($t:ty: $nt:ident, $nn:ident $(, $own:ident)?;)*) => {
+    ($($t:ty: $nt:ident, $nn:ident $(=> $keys:ident)? $(, $own:ident)?;)*) => {
         $(impl MatrixElement for $t {
             fn nt(k: &Kernels) -> NtFn<$t> {
                 k.$nt
@@ -658,6 +718,9 @@ macro_rules! matrix_element {
             fn nn(k: &Kernels) -> NnFn<$t> {
                 k.$nn
             }
+            $(fn keys(k: &Kernels) -> Option<(LayOutKeys<$t>, ScoresFn)> {
+                k.keys.map(|f| (f.$keys, f.scores))
+            })?
             $(fn own(k: &Kernels) -> Option<DotFn<$t>> {
                 k.$own()
             })?
@@ -665,8 +728,8 @@ macro_rules! matrix_element {
     };
 }
 matrix_element! {
-    f32: nt_f32, nn_f32;
-    f16: nt_f16, nn_f16;
+    f32: nt_f32, nn_f32 => f32;
+    f16: nt_f16, nn_f16 => f16;
     bf16: nt_bf16, nn_bf16, dot;
 }
 
