@@ -9,6 +9,7 @@ use pteron_kernels::elementwise::{self, Operand};
 use pteron_kernels::nn::Lines;
 use pteron_kernels::packed::{Activations, Choose, DynamicQuant, Packed, Product, Rows, multiply};
 use pteron_kernels::quant::QuantSemantics;
+use pteron_kernels::quant::qparams::Mapping;
 use pteron_kernels::quant::quantize::Form;
 use pteron_tensor::{DType, Scalar, Tensor, View, ViewMut, cast_bytes};
 use smallvec::SmallVec;
@@ -53,6 +54,15 @@ fn dynamic(rule: Rule, semantics: QuantSemantics) -> DynamicQuant {
         Rule::Affine { mapping, range, eps } => {
             DynamicQuant { choose: Choose::Affine { mapping, eps }, form: Form::First, range }
         }
+        Rule::Parts { range, eps, double, .. } => DynamicQuant {
+            choose: Choose::Affine { mapping: Mapping::Asymmetric, eps },
+            form: match (eager, double) {
+                (false, _) => Form::ExecuTorch,
+                (true, true) => Form::FirstF64,
+                (true, false) => Form::First,
+            },
+            range,
+        },
         Rule::Qd8 => DynamicQuant { choose: Choose::Qd8, form: Form::First, range: (-128, 127) },
     }
 }

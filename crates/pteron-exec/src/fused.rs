@@ -6,7 +6,7 @@ use pteron_kernels::matmul::Layer;
 use pteron_kernels::nn::Lines;
 use pteron_kernels::quant::QuantSemantics;
 use pteron_kernels::{Context, attention, index, matmul, nn};
-use pteron_tensor::{View, ViewMut, read_scalar};
+use pteron_tensor::{DType, View, ViewMut, read_scalar};
 use smallvec::{SmallVec, smallvec};
 
 use crate::coded;
@@ -14,7 +14,7 @@ use crate::constants::Constants;
 use crate::error::ExecError;
 use crate::frame::Frame;
 use crate::fuel::Fuel;
-use crate::fuse::{AttentionShape, CodedLayer, Eps, Fused, Group, Sizes};
+use crate::fuse::{AttentionShape, CodedLayer, Eps, Fused, Group, Rule, Sizes, Source};
 use crate::operands::{split, take_out};
 use crate::run::Run;
 
@@ -145,6 +145,7 @@ impl Run<'_, '_> {
                         && self.is_one_width(b)
                 };
                 layers.iter().all(packed)
+                    && self.has_numbers(x)
                     && outs.iter().all(|&v| rows(v) == rows(x.rows()))
                     && before.as_deref().is_none_or(fits)
             }
@@ -159,6 +160,16 @@ impl Run<'_, '_> {
         let angles = if style == nn::RopeStyle::RotateHalf { d } else { d / 2 };
         let table = |v: ValueId| matches!(sizes(v), &[.., p, 1, n] if p == s && n == angles);
         [cos, sin].into_iter().all(table) && pairs.map_or(sizes(x) == out, |p| sizes(p) == [b, s, h, d / 2, 2])
+    }
+
+    /// The numbers between the parts of a rule are those of the rule.
+    fn has_numbers(&self, x: &Source) -> bool {
+        let Source::Dynamic { rule: Rule::Parts { numbers, range: (low, high), .. }, .. } = *x else { return true };
+        let is = |v: ValueId, expected: f64| {
+            let bytes = self.plan.constant(v).map(|c| self.constants.bytes(c));
+            bytes.and_then(|b| read_scalar(DType::F32, b, 0)).is_some_and(|s| s.as_f64() == expected)
+        };
+        numbers.iter().zip([0, high - low, low]).all(|(&v, n)| is(v, n as f64))
     }
 
     /// The weight of a norm is as long as its rows.

@@ -93,13 +93,41 @@ fn qd8_rows(b: &mut GraphBuilder<'_>, x: ValueId) -> ValueId {
     b.call(Op::DequantizePerToken, args![q, s, z, -128i64, 127i64, DType::I8, DType::F32]).unwrap()
 }
 
+/// As `affine` is spelled with the kernels that ExecuTorch's runtime has.
+fn in_parts(b: &mut GraphBuilder<'_>, x: ValueId) -> ValueId {
+    let rows = |b: &mut GraphBuilder<'_>| b.call(Op::ViewCopy, args![x, Arg::ints(&[-1, K as i64])]).unwrap();
+    let number = |b: &mut GraphBuilder<'_>, v: f32| constant(b, "number", &[], &[v]);
+    let (zero, steps, first) = (number(b, 0.0), number(b, 255.0), number(b, -128.0));
+    let (y, z) = (rows(b), rows(b));
+    let call = |b: &mut GraphBuilder<'_>, op: Op, args: Vec<Arg>| b.call(op, args).unwrap();
+    let low = call(b, Op::Amin, args![y, Arg::ints(&[1])].into());
+    let low = call(b, Op::Minimum, args![low, zero].into());
+    let high = call(b, Op::Amax, args![y, Arg::ints(&[1])].into());
+    let high = call(b, Op::Maximum, args![high, zero].into());
+    let span = call(b, Op::Sub, args![high, low].into());
+    let scale = call(b, Op::Div, args![span, steps].into());
+    let scale = call(b, Op::Clamp, args![scale, f64::from(f32::MIN_POSITIVE)].into());
+    let part = call(b, Op::Div, args![low, scale].into());
+    let part = call(b, Op::Round, args![part].into());
+    let point = call(b, Op::Sub, args![first, part].into());
+    let point = call(b, Op::Clamp, args![point, -128i64, 127i64].into());
+    let point = call(b, Op::ToCopy, args![point, DType::I8].into());
+    let (wide, long) =
+        (call(b, Op::ToCopy, args![scale, DType::F64].into()), call(b, Op::ToCopy, args![point, DType::I64].into()));
+    let q = call(b, Op::QuantizePerChannel, args![z, wide, long, 0i64, -128i64, 127i64, DType::I8].into());
+    let again = call(b, Op::ToCopy, args![point, DType::I64].into());
+    let args = args![q, scale, again, 0i64, -128i64, 127i64, DType::I8, Arg::None];
+    call(b, Op::DequantizePerChannel, args.into())
+}
+
 fn fixed(b: &mut GraphBuilder<'_>, x: ValueId) -> ValueId {
     let q = b.call(Op::QuantizePerTensor, args![x, 0.04f64, 7i64, -128i64, 127i64, DType::I8]).unwrap();
     b.call(Op::DequantizePerTensor, args![q, 0.04f64, 7i64, -128i64, 127i64, DType::I8, Arg::None]).unwrap()
 }
 
 /// The spellings of activations, whether a row depends on the others, and whether all of it is one kernel.
-const ACTIVATIONS: [(&str, Activations, bool, bool); 7] = [
+const ACTIVATIONS: [(&str, Activations, bool, bool); 8] = [
+    ("in parts", in_parts, false, true),
     ("floats", floats, false, true),
     ("per token", per_token, false, true),
     ("per tensor", per_tensor, true, true),
@@ -276,6 +304,21 @@ fn layers_of_the_same_activations_go_together() {
     let seen = check(&m, true, "three layers");
     assert_eq!(seen.iter().filter(|&&op| op == Op::Linear).count(), 1, "{seen:?}");
     assert!(!seen.contains(&Op::QuantizePerToken), "{seen:?}");
+}
+
+/// Rows that are heads joined, each reader of which has a view of its own.
+#[test]
+fn joined_heads_are_quantized_in_front_of_the_layer() {
+    let m = module(&|b, x| {
+        let mut numbers = Numbers::new(3);
+        let heads = b.call(Op::ViewCopy, args![x, Arg::ints(&[-1, 4, K as i64 / 4])]).unwrap();
+        let turned = b.call(Op::Neg, args![heads]).unwrap();
+        let x = in_parts(b, turned);
+        let w = per_channel(b, &mut numbers, 24);
+        vec![layer(b, x, w, 24, Layer::Linear)]
+    });
+    let seen = check(&m, true, "joined heads");
+    assert!(!seen.contains(&Op::Amin) && !seen.contains(&Op::QuantizePerChannel), "{seen:?}");
 }
 
 /// A norm or a gate, and what else it gives.

@@ -1,8 +1,8 @@
 //! Linear layers with packed weights: of floats, of codes, and of activations that are quantized on the way.
 //!
 //! Spellings of activations by codes: `choose_qparams`, `quantize`, `dequantize` by token, by tensor or by torchao's blocks;
-//! XNNPACK's `convert_qd8`; codes from anywhere, dequantized. Of the parts that this file does not know, codes, scales and
-//! zero points are taken as the graph computes them.
+//! XNNPACK's `convert_qd8`; `choose_qparams_affine` in its parts; codes from anywhere, dequantized. Of what this file does not
+//! know, codes, scales and zero points are taken as the graph computes them.
 
 use pteron_ir::{Arg, NodeId, Op, ValueId};
 use pteron_kernels::quant::qparams::Mapping;
@@ -31,6 +31,9 @@ pub(crate) enum Rule {
     Affine { mapping: Mapping, range: (i64, i64), eps: f32 },
     /// `convert_qd8`.
     Qd8,
+    /// `choose_qparams_affine` in its parts, `quantize_per_channel` of rows, as ExecuTorch's kernels spell it. The numbers in
+    /// between are constants: 0, the steps of the range, and its least code.
+    Parts { numbers: [ValueId; 3], range: (i64, i64), eps: f32, double: bool },
 }
 
 /// The activations.
@@ -93,6 +96,9 @@ struct Packed {
     out: ValueId,
 }
 
+/// The floats that became codes, how, and the nodes that made them so.
+type Chosen = (ValueId, Rule, SmallVec<[NodeId; 16]>);
+
 /// Codes as they are dequantized.
 struct Dequantized {
     node: NodeId,
@@ -131,7 +137,7 @@ impl Finder<'_> {
             let mut way: SmallVec<[NodeId; 4]> = views;
             way.push(d.node);
             if let Some((x, rule, nodes)) = self.chosen(&d) {
-                let whole: SmallVec<[NodeId; 8]> = way.iter().copied().chain(nodes).collect();
+                let whole: SmallVec<[NodeId; 16]> = way.iter().copied().chain(nodes).collect();
                 found.push(group(&whole, &all, Source::Dynamic { x, rule }));
             }
             found.push(group(&way, &all, source));
@@ -234,7 +240,7 @@ impl Finder<'_> {
     }
 
     /// The floats whose codes are dequantized, how they became codes, and the nodes that made them.
-    fn chosen(&self, d: &Dequantized) -> Option<(ValueId, Rule, SmallVec<[NodeId; 2]>)> {
+    fn chosen(&self, d: &Dequantized) -> Option<Chosen> {
         let quantize = self.producer(d.codes)?;
         let x = self.value(quantize, 0)?;
         let same = |scale: ValueId, zero: ValueId| {
@@ -254,6 +260,9 @@ impl Finder<'_> {
             let &[_, scale, zero] = outputs(quantize) else { return None };
             let rows = int(quantize, 1).unwrap_or(1) == 1;
             return (rows && same(scale, zero)).then(|| (x, Rule::Qd8, smallvec![quantize]));
+        }
+        if self.op(quantize) == Op::QuantizePerChannel {
+            return self.chosen_in_parts(d, quantize);
         }
         let (scale_at, range_at) = match self.op(quantize) {
             Op::QuantizePerToken | Op::QuantizePerTensorTensor => (1, 3),
@@ -292,5 +301,95 @@ impl Finder<'_> {
             _ => return None,
         };
         Some((x, rule, smallvec![quantize, choose]))
+    }
+
+    /// `v` before conversions of its element type, with their nodes.
+    fn before_copies(&self, v: ValueId) -> (ValueId, SmallVec<[NodeId; 2]>) {
+        let (mut at, mut nodes) = (v, SmallVec::new());
+        while let Some(n) = self.made_by(at, Op::ToCopy)
+            && let Some(x) = self.value(n, 0)
+        {
+            nodes.push(n);
+            at = x;
+        }
+        (at, nodes)
+    }
+
+    /// The node of `a`, where `a` and `b` are two views of one tensor as rows of the same length.
+    fn same_view(&self, a: ValueId, b: ValueId) -> Option<NodeId> {
+        let view = |v: ValueId| self.producer(v).filter(|&n| self.op(n).is_view());
+        let (m, n) = (view(a)?, view(b)?);
+        let same = m != n && self.value(m, 0) == self.value(n, 0) && self.last_dim(a).is_some();
+        (same && self.last_dim(a) == self.last_dim(b)).then_some(m)
+    }
+
+    /// [`Finder::chosen`] where `quantize`, a `quantize_per_channel`, has for each row the scale and the zero point that the
+    /// parts of `choose_qparams_affine` give.
+    fn chosen_in_parts(&self, d: &Dequantized, quantize: NodeId) -> Option<Chosen> {
+        let int = |n: NodeId, i: usize| self.number(n, i).filter(|v| v.fract() == 0.0).map(|v| v as i64);
+        let (Param::Value(scale_of_d), Some(Param::Value(zero_of_d))) = (d.scales, d.zero_points) else { return None };
+        let range = (int(quantize, 4)?, int(quantize, 5)?);
+        let (rows, views) = self.before_views(self.value(quantize, 0)?);
+        let mut nodes: SmallVec<[NodeId; 16]> = smallvec![quantize];
+        nodes.extend(views);
+        let mut base = |v: ValueId| {
+            let (base, copies) = self.before_copies(v);
+            nodes.extend(copies);
+            base
+        };
+        let double = self.dtype(self.value(quantize, 1)?) == Some(DType::F64);
+        let (scale, zero) = (base(self.value(quantize, 1)?), base(self.value(quantize, 2)?));
+        if scale != base(scale_of_d)
+            || zero != base(zero_of_d)
+            || int(quantize, 3) != Some(0)
+            || self.rank(d.codes)? != 2
+        {
+            return None;
+        }
+        // scale = clamp((high - low)/steps, eps); zero point = clamp(first - round(low/scale), range).
+        let (at_least, bound) = (self.made_by(scale, Op::Clamp)?, self.made_by(zero, Op::Clamp)?);
+        let over = self.made_by(self.value(at_least, 0)?, Op::Div)?;
+        let (span, steps) = self.two(over)?;
+        let span = self.made_by(span, Op::Sub)?;
+        let (high, low) = self.two(span)?;
+        let minus = self.made_by(self.value(bound, 0)?, Op::Sub)?;
+        let (first, rounded) = self.two(minus)?;
+        let round = self.made_by(rounded, Op::Round)?;
+        let part = self.made_by(self.value(round, 0)?, Op::Div)?;
+        let (most, least) = (self.made_by(high, Op::Maximum)?, self.made_by(low, Op::Minimum)?);
+        let ((above, zero_above), (below, zero_below)) = (self.two(most)?, self.two(least)?);
+        let (amax, amin) = (self.made_by(above, Op::Amax)?, self.made_by(below, Op::Amin)?);
+        nodes.extend([at_least, bound, over, span, minus, round, part, most, least, amax, amin]);
+        for n in [amax, amin] {
+            let (x, mut views) = self.before_views(self.value(n, 0)?);
+            // Heads that were joined: by a view of their own.
+            let again = self.same_view(x, rows);
+            views.extend(again);
+            let of_rows =
+                (x == rows || again.is_some()) && self.rank(self.value(n, 0)?)? == 2 && self.is_last_dim(n, 1, 2);
+            let flat = matches!(self.arg(n, 2), None | Some(Arg::None | Arg::Bool(false)));
+            if !of_rows || !flat {
+                return None;
+            }
+            nodes.extend(views);
+        }
+        let open = matches!(self.arg(at_least, 2), None | Some(Arg::None));
+        let numbers = [zero_above, steps, first];
+        let fits = self.two(part)? == (low, scale)
+            && zero_above == zero_below
+            && self.alpha_is_one(span)
+            && self.alpha_is_one(minus)
+            && open
+            && (int(bound, 1)?, int(bound, 2)?) == range
+            && numbers
+                .iter()
+                .all(|&v| self.is_const(v) && self.dtype(v) == Some(DType::F32) && self.rank(v) == Some(0))
+            && [scale, zero, rows].iter().all(|&v| self.dtype(v).is_some())
+            && self.dtype(scale) == Some(DType::F32)
+            && self.dtype(rows) == Some(DType::F32);
+        let eps = self.number(at_least, 1)? as f32;
+        nodes.sort_unstable();
+        nodes.dedup();
+        fits.then_some((rows, Rule::Parts { numbers, range, eps, double }, nodes))
     }
 }
