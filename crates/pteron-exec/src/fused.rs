@@ -123,7 +123,7 @@ impl Run<'_, '_> {
                 let rows = |x: ValueId, cache: Option<ValueId>| {
                     let (x, cache) = (&self.frame.slots[x], cache.map(|c| &self.frame.slots[c]));
                     let of_heads = matches!(*out, [b, s, _, _] if x.sizes.len() == 4 && x.sizes[..2] == [b, s]);
-                    of_heads && cache.is_some_and(|c| c.dtype() == x.dtype() && c.sizes[2..] == x.sizes[2..])
+                    of_heads && cache.is_some_and(|c| c.dtype() == x.dtype() && c.sizes.get(2..) == x.sizes.get(2..))
                 };
                 turns(&c.turn_q, c.q) && turns(&c.turn_k, c.k) && rows(c.k, keys) && rows(c.v, values)
             }

@@ -36,11 +36,13 @@ struct Case {
     shown: bool,
     /// Keys are written a position later than values.
     apart: bool,
+    /// Others read what the keys' cache held before, and what it holds then, in front of the attention.
+    peeked: bool,
     dtype: DType,
 }
 
 fn module(case: Case) -> Arc<Module> {
-    let Case { turned, shown, apart, dtype } = case;
+    let Case { turned, shown, apart, peeked, dtype } = case;
     let mut m = Module::new("m");
     let cache = |heads: i64| TensorType::fixed(dtype, &[1, ROOM as usize, heads as usize, WIDTH as usize]);
     let buffers = [m.add_buffer("k", cache(HEADS[1])), m.add_buffer("v", cache(HEADS[2]))];
@@ -64,18 +66,25 @@ fn module(case: Case) -> Arc<Module> {
         k = rope(&mut b, k);
     }
     let later = b.call(Op::PrimAdd, args![start, 1i64]).unwrap();
-    let mut written = Vec::new();
+    let (mut written, mut seen) = (Vec::new(), Vec::new());
     for (i, x) in [k, v].into_iter().enumerate() {
         let old = b.buffer(buffers[i]);
+        if peeked && i == 0 {
+            seen.push(b.call(Op::Neg, args![old]).unwrap());
+        }
         let at = if apart && i == 0 { later } else { start };
         let node = b.node(Op::UpdateCache, args![x, old, at]).unwrap();
         let new = b.graph().nodes[node].outputs[1];
         b.write_back(buffers[i], new);
         written.push(new);
     }
+    if peeked {
+        seen.push(b.call(Op::Neg, args![written[0]]).unwrap());
+    }
     let y = b.call(Op::CustomSdpa, args![q, written[0], written[1], start, Arg::None, 0.0, true]).unwrap();
     let mut outputs = vec![b.call(Op::MulScalar, args![y, 2.0]).unwrap()];
     outputs.extend(shown.then_some(q));
+    outputs.extend(seen);
     b.finish(&outputs);
     let ctx = PassContext::new(&executorch_portable);
     Runner::new([DECOMPOSE, CANONICALIZE, DCE]).run(&mut m, &ctx).unwrap();
@@ -115,7 +124,7 @@ fn a_step_of_attention_is_one_call() {
     for dtype in [DType::F32, DType::BF16] {
         for turned in [[true; 2], [false; 2], [true, false], [false, true]] {
             for (shown, apart) in all.into_iter().flat_map(|s| all.map(|a| (s, a))) {
-                let case = Case { turned, shown, apart, dtype };
+                let case = Case { turned, shown, apart, peeked: false, dtype };
                 let m = module(case);
                 let session = |threads| Session::new(Arc::clone(&m), &SessionOptions::with_threads(threads)).unwrap();
                 let (expected, _) = calls(&mut session(1), dtype, true);
@@ -133,10 +142,23 @@ fn a_step_of_attention_is_one_call() {
     }
 }
 
+/// What a cache holds before and after is there for others at their turns.
+#[test]
+fn others_read_the_caches_in_their_order() {
+    for turned in [[true; 2], [false; 2]] {
+        let m = module(Case { turned, shown: false, apart: false, peeked: true, dtype: DType::F32 });
+        let session = |threads| Session::new(Arc::clone(&m), &SessionOptions::with_threads(threads)).unwrap();
+        let (expected, _) = calls(&mut session(1), DType::F32, true);
+        let (got, ops) = calls(&mut session(3), DType::F32, false);
+        assert!(got == expected);
+        assert_eq!(ops.iter().filter(|&&o| o == Op::UpdateCache).count(), 2, "{ops:?}");
+    }
+}
+
 /// Rows that do not fit are refused by the same sentence, the first time and in a call that repeats others.
 #[test]
 fn rows_past_the_end_are_refused() {
-    let m = module(Case { turned: [true; 2], shown: false, apart: false, dtype: DType::F32 });
+    let m = module(Case { turned: [true; 2], shown: false, apart: false, peeked: false, dtype: DType::F32 });
     let mut s = Session::new(m, &SessionOptions::with_threads(1)).unwrap();
     let mut run = |at: i64, outputs: bool| {
         let mut inputs: Vec<Tensor> =

@@ -323,8 +323,9 @@ impl Groups {
         }
         let ready = |v: ValueId| map.of[v].is_some_and(|s| folded.storages[s].is_some());
         let Some(at) = finder.turn(&members, &what, &outs, &ready) else { return false };
-        // The places of what attention reads are known when all before it has been executed.
-        let in_time = at == last || !matches!(what, Fused::Sdpa(_));
+        // The places of what attention reads are known when all before it has been executed; and caches are not written before
+        // others have read what was there.
+        let in_time = at == last || !matches!(what, Fused::Sdpa(_) | Fused::Cached(_));
         let written = |v: ValueId| outs.iter().any(|&o| map.of[o] == map.of[v]);
         if !in_time || what.inputs().into_iter().any(written) || !finder.keeps_its_inputs(&members, order, map) {
             return false;
