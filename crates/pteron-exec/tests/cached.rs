@@ -1,31 +1,21 @@
 //! A step of attention over caches, rotations and new rows included, is one kernel's call, and gives the bits of its nodes.
 
+mod events;
+
 use std::sync::Arc;
 
-use pteron_exec::{NodeEvent, NodeHook, Session, SessionOptions, ValueRef};
+use pteron_exec::{Session, SessionOptions, ValueRef};
 use pteron_ir::pass::{PassContext, Runner};
 use pteron_ir::passes::{CANONICALIZE, DCE, DECOMPOSE, executorch_portable};
 use pteron_ir::{Arg, GraphBuilder, Module, Op, TensorType, ValueId, args};
 use pteron_tensor::{DType, Tensor};
 use pteron_testkit::Numbers;
 
+use events::Events;
+
 const ROOM: i64 = 24;
 const WIDTH: i64 = 8;
 const HEADS: [i64; 3] = [4, 2, 2];
-
-struct Events {
-    outputs: bool,
-    seen: Vec<Op>,
-}
-
-impl NodeHook for Events {
-    fn after(&mut self, event: &NodeEvent<'_>) {
-        self.seen.push(event.op);
-    }
-    fn wants_outputs(&self) -> bool {
-        self.outputs
-    }
-}
 
 /// What stands between the inputs and `custom_sdpa`.
 #[derive(Clone, Copy, Debug)]

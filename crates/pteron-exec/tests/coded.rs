@@ -1,13 +1,17 @@
 //! Linear layers with quantized weights run on packed codes, however they are spelled: they give what the dequantized products
 //! give, a row alone gives what it gives in a batch, and no weight is held in floats.
 
+mod events;
+
 use std::sync::Arc;
 
-use pteron_exec::{NodeEvent, NodeHook, Session, SessionOptions, ValueRef};
+use pteron_exec::{NodeHook, Session, SessionOptions, ValueRef};
 use pteron_ir::{Arg, GraphBuilder, Module, Op, SymInt, TensorType, ValueId, args};
 use pteron_kernels::quant::QuantSemantics;
 use pteron_tensor::{DType, MemorySource, Tensor, Tolerance};
 use pteron_testkit::Numbers;
+
+use events::Events;
 
 const K: usize = 64;
 
@@ -15,21 +19,6 @@ const K: usize = 64;
 type Activations = fn(&mut GraphBuilder<'_>, ValueId) -> ValueId;
 /// A weight of so many rows as a layer reads it, `[n, K]`.
 type Weight = fn(&mut GraphBuilder<'_>, &mut Numbers, usize) -> ValueId;
-
-#[derive(Default)]
-struct Events {
-    outputs: bool,
-    seen: Vec<Op>,
-}
-
-impl NodeHook for Events {
-    fn after(&mut self, event: &NodeEvent<'_>) {
-        self.seen.push(event.op);
-    }
-    fn wants_outputs(&self) -> bool {
-        self.outputs
-    }
-}
 
 fn constant<T: pteron_tensor::Element>(b: &mut GraphBuilder<'_>, name: &str, sizes: &[usize], values: &[T]) -> ValueId {
     let c = b.module_mut().add_tensor_constant(name, MemorySource::of(name, sizes, values).unwrap());
@@ -95,6 +84,11 @@ fn qd8_rows(b: &mut GraphBuilder<'_>, x: ValueId) -> ValueId {
 
 /// As `affine` is spelled with the kernels that ExecuTorch's runtime has.
 fn in_parts(b: &mut GraphBuilder<'_>, x: ValueId) -> ValueId {
+    in_parts_through(b, x, DType::F32)
+}
+
+/// The same, the scales that make codes having been of type `through`.
+fn in_parts_through(b: &mut GraphBuilder<'_>, x: ValueId, through: DType) -> ValueId {
     let rows = |b: &mut GraphBuilder<'_>| b.call(Op::ViewCopy, args![x, Arg::ints(&[-1, K as i64])]).unwrap();
     let number = |b: &mut GraphBuilder<'_>, v: f32| constant(b, "number", &[], &[v]);
     let (zero, steps, first) = (number(b, 0.0), number(b, 255.0), number(b, -128.0));
@@ -112,8 +106,9 @@ fn in_parts(b: &mut GraphBuilder<'_>, x: ValueId) -> ValueId {
     let point = call(b, Op::Sub, args![first, part].into());
     let point = call(b, Op::Clamp, args![point, -128i64, 127i64].into());
     let point = call(b, Op::ToCopy, args![point, DType::I8].into());
+    let narrow = call(b, Op::ToCopy, args![scale, through].into());
     let (wide, long) =
-        (call(b, Op::ToCopy, args![scale, DType::F64].into()), call(b, Op::ToCopy, args![point, DType::I64].into()));
+        (call(b, Op::ToCopy, args![narrow, DType::F64].into()), call(b, Op::ToCopy, args![point, DType::I64].into()));
     let q = call(b, Op::QuantizePerChannel, args![z, wide, long, 0i64, -128i64, 127i64, DType::I8].into());
     let again = call(b, Op::ToCopy, args![point, DType::I64].into());
     let args = args![q, scale, again, 0i64, -128i64, 127i64, DType::I8, Arg::None];
@@ -319,6 +314,19 @@ fn joined_heads_are_quantized_in_front_of_the_layer() {
     });
     let seen = check(&m, true, "joined heads");
     assert!(!seen.contains(&Op::Amin) && !seen.contains(&Op::QuantizePerChannel), "{seen:?}");
+}
+
+/// Scales that lost bits on their way are other scales.
+#[test]
+fn rounded_scales_are_taken_as_they_are() {
+    let m = module(&|b, x| {
+        let mut numbers = Numbers::new(3);
+        let x = in_parts_through(b, x, DType::F16);
+        let w = per_channel(b, &mut numbers, 24);
+        vec![layer(b, x, w, 24, Layer::Linear)]
+    });
+    let seen = check(&m, true, "rounded scales");
+    assert!(seen.contains(&Op::Amin) && seen.contains(&Op::QuantizePerChannel), "{seen:?}");
 }
 
 /// A norm or a gate, and what else it gives.

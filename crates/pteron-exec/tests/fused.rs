@@ -1,13 +1,17 @@
 //! Nodes that are executed together give the bits that they give one by one, and only where nobody could tell the two apart.
 
+mod events;
+
 use std::sync::Arc;
 
-use pteron_exec::{NodeEvent, NodeHook, Session, SessionOptions, ValueRef};
+use pteron_exec::{NodeHook, Session, SessionOptions, ValueRef};
 use pteron_ir::pass::{PassContext, Runner};
 use pteron_ir::passes::{CANONICALIZE, DCE, DECOMPOSE, executorch_portable};
 use pteron_ir::{Arg, GraphBuilder, Module, Op, SymInt, TensorType, ValueId, args};
 use pteron_tensor::{DType, Scalar, Tensor, Tolerance};
 use pteron_testkit::Numbers;
+
+use events::Events;
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -15,20 +19,6 @@ const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 type Sizes<'a> = &'a [Option<usize>];
 /// What a graph computes of its inputs.
 type Build<'a> = &'a dyn Fn(&mut GraphBuilder<'_>, &[ValueId]) -> Vec<ValueId>;
-
-struct Events {
-    outputs: bool,
-    seen: Vec<Op>,
-}
-
-impl NodeHook for Events {
-    fn after(&mut self, event: &NodeEvent<'_>) {
-        self.seen.push(event.op);
-    }
-    fn wants_outputs(&self) -> bool {
-        self.outputs
-    }
-}
 
 fn built(inputs: &[(DType, Sizes<'_>)], build: Build<'_>) -> Module {
     let mut m = Module::new("m");

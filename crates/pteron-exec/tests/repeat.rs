@@ -1,10 +1,14 @@
 //! Calls that repeat the one before them give the bits that each call gives for itself.
 
+mod events;
+
 use std::sync::Arc;
 
-use pteron_exec::{NodeEvent, NodeHook, Session, SessionOptions, ValueRef};
+use pteron_exec::{NodeHook, Session, SessionOptions, ValueRef};
 use pteron_ir::{Arg, ConstId, GraphBuilder, Module, Op, TensorType, Type, args};
 use pteron_tensor::{DType, MemorySource, Tensor};
+
+use events::Events;
 
 /// Positions of the cache.
 const ROOM: usize = 24;
@@ -52,19 +56,6 @@ fn layer(window: bool) -> Module {
     m
 }
 
-/// Counts what is executed.
-#[derive(Default)]
-struct Count(Vec<Op>);
-
-impl NodeHook for Count {
-    fn after(&mut self, event: &NodeEvent<'_>) {
-        self.0.push(event.op);
-    }
-    fn wants_outputs(&self) -> bool {
-        false
-    }
-}
-
 fn call(
     s: &mut Session,
     (rows, pos, seen): (usize, usize, usize),
@@ -95,8 +86,8 @@ fn repeated_calls_give_the_bits_of_single_ones() {
             let fuelled = SessionOptions { fuel: Some(u64::MAX), ..SessionOptions::with_threads(1) };
             let mut single = Session::new(Arc::clone(&module), &fuelled).unwrap();
             for c in calls.into_iter().chain(more) {
-                let expected = call(&mut single, c, &mut Count::default());
-                assert_eq!(call(&mut repeating, c, &mut Count::default()), expected, "call {c:?}, window {window}");
+                let expected = call(&mut single, c, &mut Events::default());
+                assert_eq!(call(&mut repeating, c, &mut Events::default()), expected, "call {c:?}, window {window}");
             }
         }
     }
@@ -106,9 +97,9 @@ fn repeated_calls_give_the_bits_of_single_ones() {
 fn a_repeated_call_passes_over_what_is_known() {
     let mut s = Session::new(Arc::new(layer(true)), &SessionOptions::with_threads(1)).unwrap();
     let mut ops = |c| {
-        let mut count = Count::default();
+        let mut count = Events::default();
         call(&mut s, c, &mut count);
-        count.0
+        count.seen
     };
     let views = |ops: &[Op]| ops.iter().filter(|&&o| o == Op::ViewCopy || o == Op::SymSize).count();
     // The first call finds sizes, the second leaves the list, the third follows it.

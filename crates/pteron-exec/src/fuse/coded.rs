@@ -303,10 +303,10 @@ impl Finder<'_> {
         Some((x, rule, smallvec![quantize, choose]))
     }
 
-    /// `v` before conversions of its element type, with their nodes.
-    fn before_copies(&self, v: ValueId) -> (ValueId, SmallVec<[NodeId; 2]>) {
+    /// `v` before conversions to element types that hold all of its numbers, with their nodes.
+    fn before_copies(&self, v: ValueId, holds: &dyn Fn(DType) -> bool) -> (ValueId, SmallVec<[NodeId; 2]>) {
         let (mut at, mut nodes) = (v, SmallVec::new());
-        while let Some(n) = self.made_by(at, Op::ToCopy)
+        while let Some(n) = self.made_by(at, Op::ToCopy).filter(|_| self.dtype(at).is_some_and(holds))
             && let Some(x) = self.value(n, 0)
         {
             nodes.push(n);
@@ -332,15 +332,22 @@ impl Finder<'_> {
         let (rows, views) = self.before_views(self.value(quantize, 0)?);
         let mut nodes: SmallVec<[NodeId; 16]> = smallvec![quantize];
         nodes.extend(views);
-        let mut base = |v: ValueId| {
-            let (base, copies) = self.before_copies(v);
+        let mut base = |v: ValueId, holds: &dyn Fn(DType) -> bool| {
+            let (base, copies) = self.before_copies(v, holds);
             nodes.extend(copies);
             base
         };
+        let wide = |d: DType| matches!(d, DType::F32 | DType::F64);
+        // Zero points are codes.
+        let whole = |d: DType| match d {
+            DType::I8 => range.0 >= -128 && range.1 <= 127,
+            DType::U8 => range.0 >= 0 && range.1 <= 255,
+            other => matches!(other, DType::I16 | DType::I32 | DType::I64),
+        };
         let double = self.dtype(self.value(quantize, 1)?) == Some(DType::F64);
-        let (scale, zero) = (base(self.value(quantize, 1)?), base(self.value(quantize, 2)?));
-        if scale != base(scale_of_d)
-            || zero != base(zero_of_d)
+        let (scale, zero) = (base(self.value(quantize, 1)?, &wide), base(self.value(quantize, 2)?, &whole));
+        if scale != base(scale_of_d, &wide)
+            || zero != base(zero_of_d, &whole)
             || int(quantize, 3) != Some(0)
             || self.rank(d.codes)? != 2
         {
@@ -384,9 +391,7 @@ impl Finder<'_> {
             && numbers
                 .iter()
                 .all(|&v| self.is_const(v) && self.dtype(v) == Some(DType::F32) && self.rank(v) == Some(0))
-            && [scale, zero, rows].iter().all(|&v| self.dtype(v).is_some())
-            && self.dtype(scale) == Some(DType::F32)
-            && self.dtype(rows) == Some(DType::F32);
+            && [scale, zero, rows].iter().all(|&v| self.dtype(v) == Some(DType::F32));
         let eps = self.number(at_least, 1)? as f32;
         nodes.sort_unstable();
         nodes.dedup();

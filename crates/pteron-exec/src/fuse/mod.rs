@@ -113,7 +113,7 @@ impl Fused {
         matches!(self, Fused::Linears { .. } | Fused::Coded { .. })
     }
 
-    /// What a norm or a gate reads row by row: operands of its result's sizes.
+    /// What a norm or a gate reads row by row: operands of its result's sizes. Nothing else has any.
     pub(crate) fn rows(&self) -> SmallVec<[ValueId; 2]> {
         match *self {
             Fused::RmsNorm { x, .. } => SmallVec::from_slice(&[x]),
@@ -121,11 +121,6 @@ impl Fused {
             Fused::SiluGate { x, gate } => SmallVec::from_slice(&[x, gate]),
             _ => SmallVec::new(),
         }
-    }
-
-    /// True for what gives rows of floats that the layers behind it can read as they are computed.
-    fn gives_lines(&self) -> bool {
-        matches!(self, Fused::RmsNorm { .. } | Fused::AddRmsNorm { .. } | Fused::SiluGate { .. })
     }
 
     pub(crate) fn eps(&self) -> Option<Eps> {
@@ -235,7 +230,7 @@ impl Groups {
             return false;
         };
         let (made, views) = finder.before_views(v);
-        let gives = |g: &Group| g.what.gives_lines() && g.outs.last() == Some(&made);
+        let gives = |g: &Group| !g.what.rows().is_empty() && g.outs.last() == Some(&made);
         let number = self.list.iter().position(gives).filter(|_| finder.dtype(made) == Some(DType::F32));
         let Some(number) = number else { return false };
         let before = &self.list[number];

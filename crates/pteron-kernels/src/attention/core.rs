@@ -411,9 +411,7 @@ fn block<T: MatrixElement>(
     if few && is_first {
         x.v.prefetch(t, j0, width, p.keys);
     }
-    let many = T::keys(kernels).filter(|_| {
-        t.heads == 1 && rows >= MANY_ROWS && p.width.is_multiple_of(KEYS_STEP) && T::own(kernels).is_none()
-    });
+    let many = T::keys(kernels).filter(|_| t.heads == 1 && rows >= MANY_ROWS && p.width.is_multiple_of(KEYS_STEP));
     if let Some((lay_out, scores)) = many {
         let (w, ldw) = x.k.block(t.batch, t.kv_head, j0, n, p.width, &mut space.keys);
         space.laid.resize(KV_BLOCK * p.width, 0.0);

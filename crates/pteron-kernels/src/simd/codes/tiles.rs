@@ -8,7 +8,7 @@ use crate::simd::lanes::Lanes;
 /// Codes of a channel that one 32-bit lane holds.
 const FOURS: usize = 4;
 /// How far ahead of the codes at hand cache lines are asked for where memory is the limit, in bytes: into the second-level cache,
-/// since the first level has room for few requests. Wider codes are read faster than memory gives them by more, and gain by less.
+/// since the first level has room for few requests. For codes of 8 bits less is better.
 const fn ahead_of(four: bool) -> usize {
     if four { 12 * 1024 } else { 8 * 1024 }
 }
