@@ -111,7 +111,7 @@ fn what_stands_beside_a_program_is_whole_as_well() {
     let names = ["m.card.json", "m.pte", "m.recipe.toml", "m.tokenizer.json", "m.tokenizer_config.json"];
     let start = Instant::now();
     assert!(command().status().unwrap().success());
-    let usual = u64::try_from(start.elapsed().as_micros()).unwrap();
+    let mut usual = u64::try_from(start.elapsed().as_micros()).unwrap();
     assert_eq!(job.left(), names);
     let read = |name: &str| fs::read(job.folder.path().join(name)).unwrap();
     let whole: Vec<Vec<u8>> = names.iter().map(|n| read(n)).collect();
@@ -125,7 +125,12 @@ fn what_stands_beside_a_program_is_whole_as_well() {
         // The end of the work is where files are put in place.
         std::thread::sleep(Duration::from_micros(usual / 2 + numbers.below(usual * 6 / 10)));
         child.kill().unwrap();
-        killed += usize::from(!child.wait().unwrap().success());
+        if child.wait().unwrap().success() {
+            // The first run, from files that nobody had read, took longer.
+            usual = usual * 3 / 4;
+        } else {
+            killed += 1;
+        }
         for (name, whole) in names.iter().zip(&whole) {
             let found = read(name);
             assert!(found == *whole || found == OLD, "kill {round}: {name} has {} bytes", found.len());
