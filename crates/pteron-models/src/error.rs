@@ -1,5 +1,7 @@
 //! Why no module can be made.
 
+use std::path::PathBuf;
+
 use pteron_checkpoint::{CheckpointError, Shown};
 use pteron_ir::InferError;
 use pteron_tensor::{DType, SourceError};
@@ -64,6 +66,14 @@ pub enum ModelError {
         /// Its name in the checkpoint.
         name: String,
         /// What is wrong.
+        reason: String,
+    },
+    /// A file of rotations that is not the model's.
+    #[error("{}: {reason}", path.display())]
+    Rotation {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, naming the matrix.
         reason: String,
     },
     /// A weight of other sizes than the model's.

@@ -9,6 +9,9 @@
 //! The module does not depend on the checkpoint's format: its paths are Hugging Face's, and rotary pairs lie half a head
 //! apart. [`CheckpointWeights`] finds each weight under the format's name and gives the rows of query and key in that order.
 //!
+//! [`Rotation`] gives the weights of the same function with the residual stream, the heads' values and the feed-forward part
+//! multiplied by orthogonal matrices.
+//!
 //! | form | inputs | attention |
 //! |---|---|---|
 //! | no cache | tokens `[1, s]` | `aten::scaled_dot_product_attention` over the call's tokens |
@@ -40,6 +43,7 @@ mod metadata;
 mod names;
 mod options;
 pub mod rope;
+mod rotate;
 mod synthetic;
 mod weights;
 
@@ -52,5 +56,6 @@ pub use error::ModelError;
 pub use metadata::{SpecialTokens, parse_metadata};
 pub use names::{Parameter, parameters};
 pub use options::{BuildOptions, DYNAMIC_RESERVE, StaticKvCache, StaticOptions};
+pub use rotate::Rotation;
 pub use synthetic::{SyntheticSource, SyntheticWeights};
 pub use weights::{CheckpointWeights, PreQuantized, Weights, WeightsOptions};

@@ -40,6 +40,11 @@ const HUGGING_FACE: Spelling = Spelling {
     output: "lm_head",
 };
 
+/// What the module calls the embedding's weight.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+/// What the module calls the output layer's weight.
+pub(crate) const OUTPUT: &str = "lm_head.weight";
+
 const META: Spelling = Spelling {
     embedding: "tok_embeddings",
     layer: "layers",

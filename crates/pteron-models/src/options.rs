@@ -9,6 +9,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::limits::{MAX_ELEMENTS, MAX_POSITIONS};
 use crate::metadata::SpecialTokens;
+use crate::rotate::{has_operator, no_operator};
 
 /// With dynamic shapes a call takes at most `max_seq_length` less this many tokens, as in ExecuTorch's exporter
 /// (`Dim("token_dim", max=max_seq_len - 1)`), on whose bound its tools rely.
@@ -45,6 +46,10 @@ pub struct BuildOptions {
     pub quantize_kv_cache: bool,
     /// Keys and values as 8-bit codes whose scales are constants. Needs the cache, and it without `use_sdpa_with_kv_cache`.
     pub static_kv_cache: Option<StaticKvCache>,
+    /// Whether the input of each feed-forward part's last layer is multiplied by a Hadamard matrix
+    /// (`llama::fast_hadamard_transform`), as ExecuTorch's `use_spin_quant` does for weights that undo it:
+    /// [`crate::Rotation::with_spin_quant`]. Needs f32 or f16.
+    pub use_spin_quant: bool,
     /// Whether the number of tokens of a call may vary.
     pub dynamic_shape: bool,
     /// Tokens of one call at most; see [`DYNAMIC_RESERVE`].
@@ -67,6 +72,7 @@ impl Default for BuildOptions {
             use_sdpa_with_kv_cache: false,
             quantize_kv_cache: false,
             static_kv_cache: None,
+            use_spin_quant: false,
             dynamic_shape: true,
             max_seq_length: 128,
             max_context_length: 128,
@@ -112,6 +118,13 @@ impl BuildOptions {
                 let expected = format!("{} positive scales for each cache (head_dim)", config.head_dim);
                 return fail(option, format!("{} scales", scales.len()), expected);
             }
+        }
+        if self.use_spin_quant && self.dtype == DType::BF16 {
+            let expected = "fp32 or fp16 with --use-spin-quant, whose operator takes these";
+            return fail("dtype-override", "bf16".into(), expected.into());
+        }
+        if self.use_spin_quant && !has_operator(config.hidden_dim) {
+            return Err(no_operator(config));
         }
         let least = if self.dynamic_shape { 1 + DYNAMIC_RESERVE } else { 1 };
         if !(least..=MAX_POSITIONS).contains(&self.max_seq_length) {

@@ -72,14 +72,11 @@ impl SyntheticSource {
             [_, columns] => (0.0, 1.0 / (*columns as f32).max(1.0).sqrt()),
             _ => (0.0, 0.02),
         };
-        // FNV-1a of the name.
-        let hash =
-            name.bytes().fold(0xCBF2_9CE4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
         Ok(SyntheticSource {
             label: name.to_owned(),
             dtype,
             shape: shape.to_vec(),
-            state: mix(hash ^ mix(seed)),
+            state: state_of(name, seed),
             center,
             // A uniform number in ±√3 has unit variance.
             width: deviation * 3f32.sqrt(),
@@ -94,10 +91,17 @@ impl SyntheticSource {
     }
 }
 
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+pub(crate) const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// Where the numbers of `name` begin for a seed.
+pub(crate) fn state_of(name: &str, seed: u64) -> u64 {
+    // FNV-1a of the name.
+    let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
+    mix(hash ^ mix(seed))
+}
 
 /// The finalizer of SplitMix64 (Steele, Lea, Flood 2014).
-fn mix(x: u64) -> u64 {
+pub(crate) fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     x ^ (x >> 31)

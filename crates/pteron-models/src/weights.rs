@@ -12,7 +12,8 @@ use pteron_tensor::{
 
 use crate::config::{ConfigFormat, ModelConfig};
 use crate::error::ModelError;
-use crate::names::parameters;
+use crate::names::{EMBEDDING, OUTPUT, parameters};
+use crate::rotate::Rotation;
 
 /// Looks weights up by their names in the module. The builder checks sizes and element type, and converts elements lazily.
 pub trait Weights {
@@ -30,13 +31,15 @@ impl<F: Fn(&str, &[usize]) -> Result<SharedSource, ModelError>> Weights for F {
 }
 
 /// How a checkpoint's tensors are compared with a model's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct WeightsOptions {
     /// Whether tensors that the model does not have are reported only ([`CheckpointWeights::unexpected`]) instead of
     /// being an error.
     pub allow_unexpected: bool,
     /// How matrices are read that have scales beside them; without it such a checkpoint is refused.
     pub pre_quantized: Option<PreQuantized>,
+    /// Rotations that the weights are read with. The output layer is not tied to the embedding then.
+    pub rotation: Option<Rotation>,
 }
 
 /// The layout of a pre-quantized checkpoint of Meta's: `NAME.weight` are codes in i8 `[rows, columns]` wherever there is a
@@ -63,6 +66,7 @@ pub struct CheckpointWeights<'a> {
     unexpected: Vec<String>,
     warnings: Vec<String>,
     tied: bool,
+    rotation: Option<Rotation>,
 }
 
 #[derive(Clone, Debug)]
@@ -160,13 +164,13 @@ impl<'a> CheckpointWeights<'a> {
             let first = Shown(unexpected.first().map_or("", String::as_str)).to_string();
             warnings.push(format!("{} tensor(s) are not the model's and are left out: `{first}`…", unexpected.len()));
         }
-        let tied = config.tie_word_embeddings;
-        Ok(CheckpointWeights { checkpoint, found, head_dim, unexpected, warnings, tied })
+        let (tied, rotation) = (config.tie_word_embeddings, options.rotation.clone());
+        Ok(CheckpointWeights { checkpoint, found, head_dim, unexpected, warnings, tied, rotation })
     }
 
     /// Makes `config` say what the checkpoint has: whether the output layer is tied.
     pub fn configure(&self, config: &mut ModelConfig) {
-        config.tie_word_embeddings = self.tied;
+        config.tie_word_embeddings = self.tied && self.rotation.is_none();
     }
 
     /// The blocks in which the checkpoint stores the weight `name` (the module's name), with none of them decoded; `None`
@@ -177,6 +181,7 @@ impl<'a> CheckpointWeights<'a> {
     /// [`ModelError::Checkpoint`].
     pub fn blocks(&self, name: &str) -> Result<Option<GgmlBlocks>, ModelError> {
         match self.found.get(name) {
+            Some(_) if self.rotation.is_some() => Ok(None),
             Some(found) => Ok(self.checkpoint.blocks(&found.stored)?),
             None => Ok(None),
         }
@@ -188,6 +193,9 @@ impl<'a> CheckpointWeights<'a> {
     /// # Errors
     /// [`ModelError::Checkpoint`], and [`ModelError::Codes`] for codes that contradict [`PreQuantized`].
     pub fn codes(&self, name: &str) -> Result<Result<GroupedCodes, String>, ModelError> {
+        if self.rotation.is_some() {
+            return Ok(Err("it is rotated, which codes cannot be".to_owned()));
+        }
         let Some(found) = self.found.get(name) else { return Err(ModelError::MissingWeight(name.to_owned())) };
         let codes = match (&found.codes, self.checkpoint.blocks(&found.stored)?) {
             (Some(codes), _) => codes.read(self.checkpoint, &found.stored)?,
@@ -212,6 +220,19 @@ impl<'a> CheckpointWeights<'a> {
         }
     }
 
+    /// The weight `name` as the checkpoint has it; the embedding for the output layer that is tied to it.
+    fn plain(&self, name: &str) -> Result<SharedSource, ModelError> {
+        let tied = || self.found.get(EMBEDDING).filter(|_| self.tied && name == OUTPUT);
+        let Some(found) = self.found.get(name).or_else(tied) else {
+            return Err(ModelError::MissingWeight(name.to_owned()));
+        };
+        let source = match &found.codes {
+            Some(codes) => codes.read(self.checkpoint, &found.stored)?.dequantized(),
+            None => self.checkpoint.get(&found.stored)?,
+        };
+        Ok(if found.interleaved { RowMapSource::wrap(source, interleaved_row, [self.head_dim, 0]) } else { source })
+    }
+
     /// Tensors of the checkpoint that the model does not have, sorted by name.
     pub fn unexpected(&self) -> &[String] {
         &self.unexpected
@@ -224,13 +245,11 @@ impl<'a> CheckpointWeights<'a> {
 }
 
 impl Weights for CheckpointWeights<'_> {
-    fn get(&self, name: &str, _shape: &[usize]) -> Result<SharedSource, ModelError> {
-        let Some(found) = self.found.get(name) else { return Err(ModelError::MissingWeight(name.to_owned())) };
-        let source = match &found.codes {
-            Some(codes) => codes.read(self.checkpoint, &found.stored)?.dequantized(),
-            None => self.checkpoint.get(&found.stored)?,
-        };
-        Ok(if found.interleaved { RowMapSource::wrap(source, interleaved_row, [self.head_dim, 0]) } else { source })
+    fn get(&self, name: &str, shape: &[usize]) -> Result<SharedSource, ModelError> {
+        match &self.rotation {
+            None => self.plain(name),
+            Some(rotation) => rotation.weight(name, shape, &|name: &str, _: &[usize]| self.plain(name)),
+        }
     }
 }
 

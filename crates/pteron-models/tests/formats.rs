@@ -9,8 +9,8 @@ use common::tiny;
 use pteron_checkpoint::{Checkpoint, CheckpointKind, SafetensorsWriter, TensorSpec};
 use pteron_ir::{ConstData, Module, print};
 use pteron_models::{
-    BuildOptions, CheckpointWeights, ConfigFormat, ModelConfig, ModelError, Parameter, RopeScaling, SyntheticSource,
-    Weights, WeightsOptions, build, parameters,
+    BuildOptions, CheckpointWeights, ConfigFormat, ModelConfig, ModelError, Parameter, RopeScaling, Rotation,
+    SyntheticSource, Weights, WeightsOptions, build, parameters,
 };
 use pteron_tensor::{DType, read_all};
 use pteron_testkit::gguf::{Field, GgufFile};
@@ -88,11 +88,14 @@ fn gguf(config: &ModelConfig, architecture: &str) -> GgufFile {
     f
 }
 
-fn built(checkpoint: &Checkpoint) -> Result<Module, ModelError> {
+fn built(checkpoint: &Checkpoint, rotated: bool) -> Result<Module, ModelError> {
     let mut config = ModelConfig::from_checkpoint(checkpoint)?;
-    let weights = CheckpointWeights::new(checkpoint, &config, &WeightsOptions::default())?;
+    let rotation = if rotated { Some(Rotation::hadamard(&config, 1)?) } else { None };
+    let weights =
+        CheckpointWeights::new(checkpoint, &config, &WeightsOptions { rotation, ..WeightsOptions::default() })?;
     assert!(weights.warnings().is_empty() && weights.unexpected().is_empty());
     weights.configure(&mut config);
+    assert!(!(rotated && config.tie_word_embeddings));
     build(&config, &weights, &BuildOptions { use_kv_cache: true, ..BuildOptions::default() })
 }
 
@@ -149,7 +152,9 @@ fn gguf_files_give_the_modules_of_folders() {
         let read = ModelConfig::from_checkpoint(&gguf).unwrap();
         assert_eq!((read.bos_token_id, &read.eos_token_ids[..]), (Some(1), &[2i64, 3][..]));
         assert_eq!(read.norm_eps, config.norm_eps);
-        same(&built(&hf).unwrap(), &built(&gguf).unwrap());
+        for rotated in [false, true] {
+            same(&built(&hf, rotated).unwrap(), &built(&gguf, rotated).unwrap());
+        }
     }
 }
 
@@ -178,7 +183,9 @@ fn metas_files_give_the_modules_of_folders() {
         .unwrap();
         fs::write(folder.join("consolidated.00.pth"), file).unwrap();
         let [hf, meta] = [dir.path().join("hf"), folder].map(|p| Checkpoint::open(p).unwrap());
-        same(&built(&hf).unwrap(), &built(&meta).unwrap());
+        for rotated in [false, true] {
+            same(&built(&hf, rotated).unwrap(), &built(&meta, rotated).unwrap());
+        }
     }
 }
 
@@ -297,7 +304,7 @@ fn a_weight_that_is_missing_from_a_gguf_file() {
     f.tensors.retain(|t| t.name != "blk.1.ffn_up.weight");
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("m.gguf"), f.bytes()).unwrap();
-    let e = built(&Checkpoint::open(dir.path()).unwrap()).unwrap_err().to_string();
+    let e = built(&Checkpoint::open(dir.path()).unwrap(), false).unwrap_err().to_string();
     assert!(e.contains("missing `blk.1.ffn_up.weight`") && e.contains("m.gguf"), "{e}");
 }
 
@@ -311,5 +318,5 @@ fn smollm2_as_shipped_gives_the_module_of_the_folder() {
         return;
     };
     let [hf, gguf] = [folder, gguf].map(|p| Checkpoint::open(p).unwrap());
-    same(&built(&hf).unwrap(), &built(&gguf).unwrap());
+    same(&built(&hf, false).unwrap(), &built(&gguf, false).unwrap());
 }

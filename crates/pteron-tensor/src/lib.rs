@@ -13,6 +13,7 @@ mod bytes;
 mod cast;
 mod dtype;
 mod grouped;
+mod hadamard;
 mod names;
 mod shape;
 mod source;
@@ -23,6 +24,7 @@ pub use bytes::AlignedBytes;
 pub use cast::{Scalar, cast_bytes, read_scalar, write_scalar};
 pub use dtype::{B8, DType, Element, UnknownDType};
 pub use grouped::GroupedCodes;
+pub use hadamard::HADAMARD_28;
 pub use names::natural_order;
 pub use shape::{DimOrder, Shape, ShapeError, checked_numel, contiguous_order, is_contiguous, strides_for};
 pub use source::{

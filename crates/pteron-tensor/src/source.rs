@@ -384,6 +384,9 @@ impl TensorSource for RangeSource {
     }
 }
 
+/// Bytes of rows that a [`CastSource`] reads at once, if a row is no longer.
+const CAST_SCRATCH: usize = 1 << 18;
+
 /// Another source with its elements converted to `dtype`.
 #[derive(Debug, Clone)]
 pub struct CastSource {
@@ -416,11 +419,16 @@ impl TensorSource for CastSource {
             let src = &all[rows.start * n..rows.end * n];
             return cast_bytes(src, self.inner.dtype(), out, self.dtype, numel * rows.len()).ok_or_else(failed);
         }
-        // Row by row keeps the scratch small whatever the caller asks for.
-        let mut scratch = vec![0u8; n];
-        for (row, out) in rows.zip(out.chunks_exact_mut(self.row_bytes().max(1))) {
-            self.inner.read_rows(row..row + 1, &mut scratch)?;
-            cast_bytes(&scratch, self.inner.dtype(), out, self.dtype, numel).ok_or_else(failed)?;
+        // A few rows at a time keep the scratch small whatever the caller asks for.
+        let packed = self.inner.dtype() == DType::I4 || self.dtype == DType::I4;
+        // Rows of i4 are whole bytes, whatever their length.
+        let step = if packed { 1 } else { (CAST_SCRATCH / n.max(1)).clamp(1, rows.len().max(1)) };
+        let mut scratch = vec![0u8; n * step];
+        for (start, out) in rows.clone().step_by(step).zip(out.chunks_mut((self.row_bytes() * step).max(1))) {
+            let some = start..rows.end.min(start + step);
+            let scratch = &mut scratch[..n * some.len()];
+            self.inner.read_rows(some.clone(), scratch)?;
+            cast_bytes(scratch, self.inner.dtype(), out, self.dtype, numel * some.len()).ok_or_else(failed)?;
         }
         Ok(())
     }

@@ -35,6 +35,7 @@ fn module(config: &ModelConfig, use_kv_cache: bool, use_sdpa_with_kv_cache: bool
         use_sdpa_with_kv_cache,
         quantize_kv_cache: false,
         static_kv_cache: None,
+        use_spin_quant: false,
         dynamic_shape: true,
         max_seq_length: CONTEXT,
         max_context_length: CONTEXT,

@@ -1,18 +1,10 @@
 //! The Walsh–Hadamard transform, `llama::fast_hadamard_transform`.
 
-use pteron_tensor::{DType, View, ViewMut};
+use pteron_tensor::{DType, HADAMARD_28, View, ViewMut};
 
 use super::blocks::{floats, in_pieces, rows_a_piece};
 use super::convert::write_floats;
 use crate::{Context, KernelError, KernelResult};
-
-/// Signs of the Hadamard matrix of 28 rows that ExecuTorch's operator uses: bit `i` of row `j` is set where output `j` adds
-/// input `i`. Read off the operator, applied to unit vectors.
-const SIGNS_28: [u32; 28] = [
-    0x3296181, 0x6528382, 0xc854704, 0x92a8e08, 0x2751c10, 0x4ca7820, 0x994b0c0, 0x4b980bc, 0x9534178, 0x2a6c271,
-    0x54d8463, 0xa9b0847, 0x536500f, 0xa4ce01e, 0x7804cda, 0xf009935, 0xe21326a, 0xc6224d5, 0x8e409ab, 0x1e81356,
-    0x3d0262d, 0x30ed66, 0x41dacd, 0x83b51b, 0x1072ab6, 0x20e15ec, 0x41c2b59, 0x81856b3,
-];
 
 /// The transform of one row of 2^k elements, in Sylvester's order, divided by √2^k.
 fn transform(row: &mut [f32]) {
@@ -74,7 +66,7 @@ pub fn fast_hadamard_transform(ctx: &Context, x: &View<'_>, out: &mut ViewMut<'_
                     for (i, v) in column.iter_mut().enumerate() {
                         *v = row[i * power + c];
                     }
-                    for (j, signs) in SIGNS_28.iter().enumerate() {
+                    for (j, signs) in HADAMARD_28.iter().enumerate() {
                         let term = |(i, &v): (usize, &f32)| if signs >> i & 1 == 1 { v } else { -v };
                         row[j * power + c] = column.iter().enumerate().map(term).sum();
                     }
@@ -82,19 +74,4 @@ pub fn fast_hadamard_transform(ctx: &Context, x: &View<'_>, out: &mut ViewMut<'_
             }
         });
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_of_the_matrix_are_orthogonal() {
-        for (i, a) in SIGNS_28.iter().enumerate() {
-            for (j, b) in SIGNS_28.iter().enumerate() {
-                let differing = (a ^ b).count_ones();
-                assert_eq!(differing, if i == j { 0 } else { 14 }, "{i} {j}");
-            }
-        }
-    }
 }

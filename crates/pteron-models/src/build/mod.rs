@@ -113,13 +113,16 @@ impl Build<'_> {
         call(b, Op::Add, args![x, fed])
     }
 
-    /// `down(silu(gate(x)) · up(x))`.
+    /// `down(silu(gate(x)) · up(x))`, with a Hadamard transform of the product in front of `down` where that is asked for.
     fn feed_forward(&self, b: &mut GraphBuilder<'_>, x: ValueId) -> Result<ValueId, ModelError> {
         let (dim, hidden, bias) = (self.config.dim, self.config.hidden_dim, self.config.mlp_bias);
         let gate = self.linear(b, "gate_proj", x, hidden, dim, bias)?;
         let gate = call(b, Op::Silu, args![gate])?;
         let up = self.linear(b, "up_proj", x, hidden, dim, bias)?;
-        let product = call(b, Op::Mul, args![gate, up])?;
+        let mut product = call(b, Op::Mul, args![gate, up])?;
+        if self.options.use_spin_quant {
+            product = call(b, Op::FastHadamardTransform, args![product])?;
+        }
         self.linear(b, "down_proj", product, dim, hidden, bias)
     }
 
