@@ -45,18 +45,31 @@ def recipe(name):
     return ["--recipe", str(RECIPES / f"{name}.toml")]
 
 
+def rotated(flags, seed=0):
+    return [*flags, "--rotate", f"hadamard,{seed}"]
+
+
 NOTHING, MOMENTS, RANGES = "nothing", "moments", "ranges"
 ROWS = {
     # name: (flags, what it learns from calibration data)
     "float": ([], NOTHING),
     "int8": (transform("int8"), NOTHING),
     "int8 mse": (transform("int8", "--weight-algorithm", "mse"), MOMENTS),
+    "int8, rotated": (rotated(transform("int8")), NOTHING),
+    "int8 mse, rotated": (rotated(transform("int8", "--weight-algorithm", "mse")), MOMENTS),
+    "int8 gptq": (transform("int8", "--weight-algorithm", "gptq"), MOMENTS),
+    "int8 gptq, rotated": (rotated(transform("int8", "--weight-algorithm", "gptq")), MOMENTS),
+    "int8 gptq, rotated, seed 1": (rotated(transform("int8", "--weight-algorithm", "gptq"), 1), MOMENTS),
+    "int8 gptq, rotated, seed 2": (rotated(transform("int8", "--weight-algorithm", "gptq"), 2), MOMENTS),
     "int8, float output layer": (recipe("int8_float_head"), NOTHING),
     "4w g32 hqq": (grouped("4w", "hqq"), NOTHING),
     "4w g32 mse": (grouped("4w", "mse"), MOMENTS),
     "8da4w g32 affine": (grouped("8da4w", "affine"), NOTHING),
     "8da4w g32 hqq": (grouped("8da4w", "hqq"), NOTHING),
     "8da4w g32 mse": (grouped("8da4w", "mse"), MOMENTS),
+    "8da4w g32 mse, rotated": (rotated(grouped("8da4w", "mse")), MOMENTS),
+    "8da4w g32 gptq": (grouped("8da4w", "gptq"), MOMENTS),
+    "8da4w g32 gptq, rotated": (rotated(grouped("8da4w", "gptq")), MOMENTS),
     "8da4w g32 mse, -E 8,0": (grouped("8da4w", "mse", "-E", "8,0"), MOMENTS),
     "8da4w g32 mse, -E 4,32": (grouped("8da4w", "mse", "-E", "4,32"), MOMENTS),
     "-E 8,0": (["-E", "8,0"], NOTHING),
@@ -74,13 +87,17 @@ ROWS = {
     "coreml_baseline_8a_c8w": (pt2e("coreml_baseline_8a_c8w"), RANGES),
     "coreml_baseline_8a_c4w": (pt2e("coreml_baseline_8a_c4w"), RANGES),
     "xnnpack": (pt2e("xnnpack"), RANGES),
+    "xnnpack, rotated": (rotated(pt2e("xnnpack")), RANGES),
     "xnnpack, float norms": (recipe("xnnpack_float_norms"), RANGES),
     "qnn_16a16w": (pt2e("qnn_16a16w"), RANGES),
     "qnn_16a8w": (pt2e("qnn_16a8w"), RANGES),
+    "qnn_16a8w, rotated": (rotated(pt2e("qnn_16a8w")), RANGES),
     "qnn_16a8w, float residual": (recipe("qnn_16a8w_float_residual"), RANGES),
     "qnn_16a4w": (pt2e("qnn_16a4w"), RANGES),
+    "qnn_16a4w, rotated": (rotated(pt2e("qnn_16a4w")), RANGES),
     "qnn_16a4w_block": (recipe("qnn_16a4w_block"), RANGES),
     "qnn_8a8w": (pt2e("qnn_8a8w"), RANGES),
+    "qnn_8a8w, rotated": (rotated(pt2e("qnn_8a8w")), RANGES),
     "qnn_8a4w": (pt2e("qnn_8a4w"), RANGES),
 }
 # Not a program of its own: what `pteron sensitivity` says of a scheme that collapses.
@@ -88,7 +105,9 @@ SENSITIVITY, SENSITIVE = "sensitivity", "qnn_8a8w"
 # Compared position by position: the first less the second.
 PAIRS = [
     ("8da4w g32 mse", "8da4w g32 hqq"), ("4w g32 mse", "4w g32 hqq"), ("int8", "int8, float output layer"), ("int8 mse", "int8"),
-    ("qnn_16a8w, float residual", "qnn_16a8w"),
+    ("int8 gptq, rotated", "int8"), ("int8 gptq, rotated", "int8 mse"), ("8da4w g32 gptq", "8da4w g32 mse"),
+    ("8da4w g32 gptq, rotated", "8da4w g32 mse"), ("qnn_16a8w, float residual", "qnn_16a8w"),
+    ("qnn_16a8w, rotated", "qnn_16a8w"),
 ]
 
 

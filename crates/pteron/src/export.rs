@@ -4,6 +4,7 @@ mod beside;
 mod qat;
 mod qnn;
 mod quantization;
+mod rotation;
 mod sensitivity;
 
 use std::path::{Path, PathBuf};
@@ -14,9 +15,7 @@ use pteron_checkpoint::atomic::{AtomicError, AtomicFile};
 use pteron_checkpoint::{Checkpoint, GenerationConfigFile, Shown, read_limited};
 use pteron_ir::{MetaValue, Module};
 use pteron_llm::tokenizer::Tokenizer;
-use pteron_models::{
-    BuildOptions, CheckpointWeights, ModelConfig, SpecialTokens, StaticKvCache, WeightsOptions, build,
-};
+use pteron_models::{BuildOptions, ModelConfig, SpecialTokens, StaticKvCache, WeightsOptions, build};
 use pteron_program::{Emitted, WriteError, emit};
 use pteron_pte::ParsedHead;
 use pteron_quant::moments::Moments;
@@ -33,6 +32,7 @@ use crate::text::TokenizerSource;
 use beside::Beside;
 pub use qnn::{QnnContextReport, QnnMode, QnnNodeReport, QnnOptions, QnnReport};
 pub use quantization::{CALIBRATION_SHA256, CALIBRATION_TOKENS, Calibrated, ShardOf};
+pub use rotation::ROTATION;
 pub use sensitivity::{Budget, FoundRecipe, Search, Sensitivity};
 
 /// What an export is doing.
@@ -134,6 +134,8 @@ pub struct Exporter<'p> {
     weights: WeightsOptions,
     recipe: Recipe,
     moments: Option<Arc<Moments>>,
+    /// SHA-256 of the file of rotations, once it is read.
+    rotation_sha256: Option<String>,
     calibration: CalibrationOptions,
     evaluation: EvaluationOptions,
     qnn: Option<QnnOptions>,
@@ -178,6 +180,7 @@ impl<'p> Exporter<'p> {
             weights: WeightsOptions::default(),
             recipe: Recipe::default(),
             moments: None,
+            rotation_sha256: None,
             calibration: CalibrationOptions::default(),
             evaluation: EvaluationOptions::default(),
             qnn: None,
@@ -433,8 +436,7 @@ impl<'p> Exporter<'p> {
         let mut config = self.checked_config(warnings)?;
         // The weights borrow the checkpoint, which quantization reads beside them.
         let checkpoint = Arc::clone(&self.checkpoint);
-        let weights = CheckpointWeights::new(&checkpoint, &config, &self.weights)?;
-        weights.configure(&mut config);
+        let weights = self.open_weights(&checkpoint, &mut config)?;
         warnings.extend(weights.warnings().iter().cloned());
         warnings.extend(self.options.warnings(&config));
         self.learn_kv_scales(&config, &weights)?;
@@ -442,6 +444,9 @@ impl<'p> Exporter<'p> {
             Some(options) => self.static_module(&options, &config, &weights)?,
             None => build(&config, &weights, &self.options)?,
         };
+        if let Some(rotation) = self.recipe.rotation() {
+            self.note(&mut module, ROTATION, MetaValue::Str(rotation.into()));
+        }
         let parameters =
             pteron_models::parameters(&config).iter().map(|p| p.shape.iter().map(|&d| d as u64).product::<u64>()).sum();
         let quantization = self.quantize_module(&mut module, &config, &weights, warnings)?;

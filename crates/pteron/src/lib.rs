@@ -46,8 +46,8 @@ pub use backend::{PartitionReport, Undelegated, Xnnpack};
 pub use error::{Error, short};
 pub use eval::{EvalModel, compare_nodes};
 pub use export::{
-    Budget, CALIBRATION_SHA256, CALIBRATION_TOKENS, Calibrated, ExportReport, Exporter, FoundRecipe, Progress, Search,
-    Sensitivity, ShardOf, odd_vocabulary,
+    Budget, CALIBRATION_SHA256, CALIBRATION_TOKENS, Calibrated, ExportReport, Exporter, FoundRecipe, Progress,
+    ROTATION, Search, Sensitivity, ShardOf, odd_vocabulary,
 };
 pub use export::{QnnContextReport, QnnMode, QnnNodeReport, QnnOptions, QnnReport};
 pub use program::{LoadMode, LoadOptions, Program, ProgramFile, constant_methods, delegates, open_data};

@@ -1,5 +1,6 @@
 //! What of a captured model is quantized, and how: source transforms, then PT2E, calibrated and measured.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use pteron_ir::Module;
@@ -218,7 +219,10 @@ impl Job<'_> {
         let gathered = match (&twin, self.data, self.moments) {
             (Some(twin), Some(data), None) if weighs(resolved, twin) => {
                 let feed = Feed { path: self.path, module: twin, windows: &data.windows, threads: self.threads };
-                Some(feed.moments(&mut |done, total| progress(Step::Calibrating(done, total)))?)
+                let grams = rounded_together(resolved, twin);
+                Some(feed.moments(&|name| grams.contains(name), &mut |done, total| {
+                    progress(Step::Calibrating(done, total));
+                })?)
             }
             _ => None,
         };
@@ -352,20 +356,36 @@ pub(crate) fn decompose_for_qnn(module: &mut Module) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a layer's scales are searched with weighed errors.
-pub(crate) fn weighs(resolved: &Resolved, module: &Module) -> bool {
-    let mse = Some(Algorithm::Mse);
-    let linear = |g: &pteron_ir::Graph| {
-        g.all_nodes().iter().any(|&n| {
+/// How each linear layer's scales are chosen: the path of its node, and the algorithm.
+fn algorithms<'a>(
+    resolved: &'a Resolved,
+    module: &'a Module,
+) -> impl Iterator<Item = (&'a pteron_ir::Graph, pteron_ir::NodeId, Algorithm)> {
+    module.graphs.iter().flat_map(move |g| {
+        g.all_nodes().into_iter().filter_map(move |n| {
             let node = &g.nodes[n];
-            LayerKind::of(node.op).is_some_and(|(kind, _)| {
-                kind == LayerKind::Linear
-                    && resolved.layer(&g.paths[node.path], kind).map(pteron_quant::transform::LayerChoice::algorithm)
-                        == mse
-            })
+            let (kind, _) = LayerKind::of(node.op).filter(|(kind, _)| *kind == LayerKind::Linear)?;
+            Some((g, n, resolved.layer(&g.paths[node.path], kind)?.algorithm()))
         })
+    })
+}
+
+/// Whether a layer's scales or codes are searched with weighed errors.
+pub(crate) fn weighs(resolved: &Resolved, module: &Module) -> bool {
+    algorithms(resolved, module).any(|(_, _, a)| matches!(a, Algorithm::Mse | Algorithm::Gptq))
+}
+
+/// The weights whose codes make up for each other's errors.
+pub(crate) fn rounded_together(resolved: &Resolved, module: &Module) -> BTreeSet<String> {
+    let weight = |g: &pteron_ir::Graph, n: pteron_ir::NodeId| match g.nodes[n].args.get(1) {
+        Some(pteron_ir::Arg::Value(w)) => match g.values[*w].def {
+            pteron_ir::Def::Const(c) => Some(module.constants[c].name.to_string()),
+            _ => None,
+        },
+        _ => None,
     };
-    module.graphs.iter().any(linear)
+    let gptq = algorithms(resolved, module).filter(|(_, _, a)| *a == Algorithm::Gptq);
+    gptq.filter_map(|(g, n, _)| weight(g, n)).collect()
 }
 
 fn transform_plan(resolved: &Resolved, module: &Module) -> Plan {

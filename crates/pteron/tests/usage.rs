@@ -62,7 +62,6 @@ fn flags_that_are_not_built_say_so() {
         &["-V"][..],
         &["-lora", "16"],
         &["-qat"],
-        &["-sq", "native"],
         &["-s", "x.so"],
         &["--generate_etrecord"],
         &["-prof", "x"],

@@ -24,6 +24,8 @@
 //! | `embedding-quantize` | both | source transform of embeddings: `"BITS,GROUP"` |
 //! | `pt2e-quantize` | both | PT2E schemes; in a rule one scheme, whose numbers these modules take |
 //! | `quant-compat` | base | whose numbers: `et0.5`, `et1.5` |
+//! | `rotate`, `optimized-rotation-path` | base | rotations: `"hadamard,SEED"`, or those of a file |
+//! | `use-spin-quant` | base | `"native"`: a Hadamard transform in front of the feed-forward's last layer |
 //! | `path` | rule | the regular expression |
 //! | `keep-float` | rule | these modules are not quantized |
 //! | `bits` | rule | bits of the weights' codes |
@@ -35,6 +37,7 @@ mod annotate;
 mod parse;
 mod print;
 mod resolve;
+mod rotate;
 #[cfg(test)]
 mod tests;
 
@@ -49,6 +52,7 @@ use crate::transform::{Algorithm, EmbeddingMode, LinearMode};
 pub use annotate::RecipeQuantizer;
 pub use parse::{MOST_RULES, linear_mode};
 pub use resolve::{Plan, PlanLayer, Resolved};
+pub use rotate::Rotate;
 
 /// What a whole model takes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -64,6 +68,10 @@ pub struct Base {
     pub pt2e: Option<String>,
     /// Whose numbers the schemes take.
     pub compat: Compat,
+    /// Rotations of the float model, whose function stays as it is.
+    pub rotate: Option<Rotate>,
+    /// Whether a Hadamard transform stands in front of the feed-forward's last layer (ExecuTorch's `use_spin_quant native`).
+    pub spin_quant: bool,
 }
 
 /// A regular expression for the whole of a module path.
@@ -231,6 +239,21 @@ impl Recipe {
         self.base.linear.is_none() && self.base.embedding.is_none() && self.base.pt2e.is_none() && self.rules.is_empty()
     }
 
+    /// The rotations alone, nothing quantized: the float model that this recipe quantizes.
+    #[must_use]
+    pub fn float(&self) -> Recipe {
+        let Base { rotate, spin_quant, .. } = self.base.clone();
+        Recipe { base: Base { rotate, spin_quant, ..Base::default() }, rules: Vec::new() }
+    }
+
+    /// What is rotated, in a few words; `None` if nothing is.
+    pub fn rotation(&self) -> Option<String> {
+        let rotated = self.base.rotate.as_ref().map(|r| format!("rotated {r}"));
+        let parts: Vec<String> =
+            rotated.into_iter().chain(self.base.spin_quant.then(|| "spin quant".to_owned())).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
     /// The base's PT2E schemes.
     ///
     /// # Errors
@@ -254,6 +277,10 @@ impl Recipe {
         for scheme in self.schemes()? {
             self.specs(scheme)?;
         }
+        if self.base.rotate.is_some() && self.uses_stored_codes() {
+            let reason = "weight-algorithm stored takes the checkpoint's codes over, and codes cannot be rotated";
+            return Err(RecipeError::new(reason));
+        }
         if self.base.linear.is_some() && self.base.pt2e.is_some() {
             let reason = "--quantization-mode and --pt2e-quantize both quantize linear layers; give one of them";
             return Err(RecipeError::new(reason));
@@ -262,6 +289,11 @@ impl Recipe {
             self.validate_rule(number)?;
         }
         Ok(())
+    }
+
+    fn uses_stored_codes(&self) -> bool {
+        let stored = |a: Option<Algorithm>| a == Some(Algorithm::Stored);
+        stored(self.base.algorithm) || self.rules.iter().any(|r| stored(r.change.algorithm))
     }
 
     /// `rule 2 (`lm_head`)`, as messages name it.
@@ -363,6 +395,9 @@ impl Recipe {
             ));
         }
         names.extend(self.base.pt2e.clone());
+        if !self.is_none() {
+            names.extend(self.rotation());
+        }
         match self.rules.len() {
             0 => {}
             1 => names.push("1 rule".to_owned()),

@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::{Activation, Base, Change, Pattern, Recipe, RecipeError, Rule, WeightGranularity};
+use super::{Activation, Base, Change, Pattern, Recipe, RecipeError, Rotate, Rule, WeightGranularity};
 use crate::near::{did_you_mean, suggestions};
 use crate::scheme::Compat;
 use crate::spec::ObserverKind;
@@ -11,13 +11,16 @@ use crate::transform::{Algorithm, EmbeddingMode, LinearMode};
 /// Most rules of a recipe.
 pub const MOST_RULES: usize = 10_000;
 
-const BASE_KEYS: [&str; 7] = [
+const BASE_KEYS: [&str; 10] = [
     "quantization-mode",
     "group-size",
     "weight-algorithm",
     "embedding-quantize",
     "pt2e-quantize",
     "quant-compat",
+    "rotate",
+    "optimized-rotation-path",
+    "use-spin-quant",
     "rule",
 ];
 
@@ -115,6 +118,18 @@ impl<'t> Keys<'t> {
         self.wrong(format!("`{key}` is \"{text}\", expected one of {}", names.join(", ")))
     }
 
+    fn rotate(&self) -> Result<Option<Rotate>, RecipeError> {
+        match (self.text("rotate")?, self.text("optimized-rotation-path")?) {
+            (None, None) => Ok(None),
+            (None, Some(path)) => Ok(Some(Rotate::File(path.to_owned()))),
+            (Some(text), None) => match Rotate::parse(text) {
+                Some(rotate) => Ok(Some(rotate)),
+                None => self.wrong(format!("`rotate` is {text:?}, expected hadamard or hadamard,SEED")),
+            },
+            (Some(_), Some(_)) => self.wrong("rotate and optimized-rotation-path exclude each other".to_owned()),
+        }
+    }
+
     fn embedding(&self) -> Result<Option<EmbeddingMode>, RecipeError> {
         let key = "embedding-quantize";
         let Some(text) = self.text(key)? else { return Ok(None) };
@@ -159,6 +174,8 @@ impl Recipe {
             algorithm: keys.one_of("weight-algorithm", &Algorithm::ALL, Algorithm::name)?,
             pt2e: keys.text("pt2e-quantize")?.map(str::to_owned),
             compat: keys.one_of("quant-compat", &Compat::ALL, Compat::name)?.unwrap_or_default(),
+            rotate: keys.rotate()?,
+            spin_quant: keys.one_of("use-spin-quant", &[()], |()| "native")?.is_some(),
         };
         let rules = match keys.get("rule") {
             None => Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{Recipe, Rule};
+use super::{Recipe, Rotate, Rule};
 use crate::scheme::Compat;
 use crate::transform::EmbeddingMode;
 
@@ -51,6 +51,14 @@ impl fmt::Display for Recipe {
         }
         if b.pt2e.is_some() || b.compat != Compat::default() {
             writeln!(f, "quant-compat = '{}'", b.compat)?;
+        }
+        match &b.rotate {
+            None => {}
+            Some(Rotate::File(path)) => writeln!(f, "optimized-rotation-path = {}", quoted(path))?,
+            Some(rotate) => writeln!(f, "rotate = '{rotate}'")?,
+        }
+        if b.spin_quant {
+            writeln!(f, "use-spin-quant = 'native'")?;
         }
         self.rules.iter().try_for_each(|rule| write_rule(f, rule))
     }

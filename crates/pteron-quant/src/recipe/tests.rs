@@ -231,3 +231,34 @@ fn a_change_without_effect_is_an_error() {
         annotated("pt2e-quantize = 'vulkan_8w'\n[[rule]]\npath = 'head'\nobserver = 'MinMaxObserver'\n").unwrap_err();
     assert!(said.contains("rule 1 (`head`) has no effect"), "{said}");
 }
+
+#[test]
+fn rotations_are_read_and_printed() {
+    let text = "quantization-mode = 'int8'\nrotate = 'hadamard,7'\nuse-spin-quant = 'native'\n";
+    let recipe = Recipe::parse(text).unwrap();
+    assert_eq!(recipe.base.rotate, Some(Rotate::Hadamard { seed: 7 }));
+    assert!(recipe.base.spin_quant);
+    assert_eq!(recipe.to_string(), text);
+    assert_eq!(recipe.describe(), "int8; rotated hadamard,7; spin quant");
+    assert_eq!(recipe.float().to_string(), "rotate = 'hadamard,7'\nuse-spin-quant = 'native'\n");
+    assert!(recipe.float().is_none());
+    let file = Recipe::parse("optimized-rotation-path = 'R.bin'\n").unwrap();
+    assert_eq!(file.base.rotate, Some(Rotate::File("R.bin".to_owned())));
+    assert_eq!(file.to_string(), "optimized-rotation-path = 'R.bin'\n");
+    assert_eq!(Recipe::parse("rotate = 'hadamard'").unwrap().to_string(), "rotate = 'hadamard,0'\n");
+    for (text, says) in [
+        ("rotate = 'givens'", "`rotate` is \"givens\", expected hadamard or hadamard,SEED"),
+        ("rotate = 'hadamard,-1'", "`rotate` is \"hadamard,-1\", expected hadamard or hadamard,SEED"),
+        (
+            "rotate = 'hadamard'\noptimized-rotation-path = 'R.bin'",
+            "rotate and optimized-rotation-path exclude each other",
+        ),
+        ("use-spin-quant = 'cuda'", "`use-spin-quant` is \"cuda\", expected one of native"),
+        (
+            "quantization-mode = '4w'\nweight-algorithm = 'stored'\nrotate = 'hadamard'",
+            "weight-algorithm stored takes the checkpoint's codes over, and codes cannot be rotated",
+        ),
+    ] {
+        assert_eq!(wrong(text), says);
+    }
+}

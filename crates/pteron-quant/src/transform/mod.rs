@@ -4,6 +4,7 @@
 //! an export holds no weight.
 
 mod embedding;
+mod gptq;
 mod linear;
 mod scales;
 mod stored;
@@ -41,13 +42,18 @@ pub enum Algorithm {
     Hqq,
     /// A search for the least squared error.
     Mse,
+    /// Scales from the largest magnitude of a whole row, or by [`Algorithm::Mse`] of a group; codes that make up for each other's
+    /// errors over the inputs of calibration data ([`crate::weight::gptq`]). Embeddings, which have no such inputs, take the
+    /// scales of [`Algorithm::Mse`].
+    Gptq,
     /// None: codes and scales are those that the checkpoint has. What it has no codes of stays float.
     Stored,
 }
 
 impl Algorithm {
     /// All, as `--weight-algorithm` spells them.
-    pub const ALL: [Algorithm; 4] = [Algorithm::Affine, Algorithm::Hqq, Algorithm::Mse, Algorithm::Stored];
+    pub const ALL: [Algorithm; 5] =
+        [Algorithm::Affine, Algorithm::Hqq, Algorithm::Mse, Algorithm::Gptq, Algorithm::Stored];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -55,6 +61,7 @@ impl Algorithm {
             Algorithm::Affine => "affine",
             Algorithm::Hqq => "hqq",
             Algorithm::Mse => "mse",
+            Algorithm::Gptq => "gptq",
             Algorithm::Stored => "stored",
         }
     }
@@ -258,6 +265,15 @@ pub enum TransformError {
     /// Weights that cannot be read.
     #[error("{0}")]
     Source(String),
+    /// Products of a layer's inputs that were not gathered.
+    #[error(
+        "`{name}`: the algorithm gptq makes errors up over the layer's inputs, and there are none: give text that the model will \
+         read with --calibration-data FILE"
+    )]
+    Grams {
+        /// The weight.
+        name: String,
+    },
     /// Bits that embeddings do not have.
     #[error("embeddings have codes of 2, 4 or 8 bits, found {0}")]
     Bits(u32),
@@ -299,7 +315,7 @@ impl<'a> Transform<'a> {
     /// Transforms every graph of `modules`, computing scales on the threads of `ctx`. Modules of one model share them: a weight
     /// of the same name is quantized alike, and its scales are found once. A layer whose columns the group size does not divide
     /// stays float, as in ExecuTorch, and is reported; a group that divides none is an error. [`Algorithm::Mse`] weighs errors
-    /// by `moments`, where they have the weight. `progress` is called with the layers done and all. The report is the first
+    /// by `moments`, where they have the weight; [`Algorithm::Gptq`] needs their products ([`Moments::gram`]). `progress` is called with the layers done and all. The report is the first
     /// module's.
     ///
     /// # Errors
@@ -328,24 +344,27 @@ impl<'a> Transform<'a> {
         module: &mut Module,
         graphs: &mut [Graph],
         moments: Option<&Moments>,
-        known: &mut Vec<(String, LayerChoice, Arc<[f32]>)>,
+        known: &mut Vec<(String, LayerChoice, Found)>,
         ctx: &Context,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<TransformReport, TransformError> {
         let mut report = TransformReport::default();
         let jobs = self.jobs(module, graphs, &mut report)?;
-        let found = |known: &[(String, LayerChoice, Arc<[f32]>)], job: &Job| {
-            known.iter().find(|(name, choice, _)| *name == job.name && *choice == job.choice).map(|k| Arc::clone(&k.2))
+        let found = |known: &[(String, LayerChoice, Found)], job: &Job| {
+            known.iter().find(|(name, choice, _)| *name == job.name && *choice == job.choice).map(|k| k.2.clone())
         };
         let searched: Vec<&Job> = jobs.iter().filter(|j| j.stored.is_none() && found(known, j).is_none()).collect();
         if !searched.is_empty() {
             let scales = scales::find(&searched, moments, ctx, progress)?;
-            known.extend(searched.iter().zip(scales).map(|(j, scales)| (j.name.clone(), j.choice, scales.into())));
+            let codes = gptq::find(&searched, &scales, moments, ctx, progress)?;
+            for ((job, scales), codes) in searched.iter().zip(scales).zip(codes) {
+                known.push((job.name.clone(), job.choice, Found { scales: scales.into(), codes }));
+            }
         }
         for job in jobs {
             let weight = match (&job.stored, found(known, &job)) {
                 (Some(stored), _) => Weight::stored(module, &job, stored)?,
-                (None, Some(scales)) => Weight::new(module, &job, scales)?,
+                (None, Some(found)) => Weight::new(module, &job, found)?,
                 (None, None) => continue,
             };
             for graph in graphs.iter_mut() {
@@ -510,16 +529,27 @@ impl Job {
 
     fn method<'m>(&self, moments: Option<&'m Moments>) -> Method<'m> {
         match self.choice {
-            LayerChoice::Linear(LinearMode::Int8, Algorithm::Affine) => Method::Int8,
+            LayerChoice::Linear(LinearMode::Int8, Algorithm::Affine | Algorithm::Gptq) => Method::Int8,
+            LayerChoice::Linear(_, Algorithm::Gptq) if self.group == self.columns => Method::Affine,
             // A token's row of an embedding is read or not read: its columns have no inputs of their own.
-            LayerChoice::Embedding(_, Algorithm::Mse) => Method::Mse(None),
-            LayerChoice::Linear(_, Algorithm::Mse) => Method::Mse(moments.and_then(|m| m.of(&self.name))),
+            LayerChoice::Embedding(_, Algorithm::Mse | Algorithm::Gptq) => Method::Mse(None),
+            LayerChoice::Linear(_, Algorithm::Mse | Algorithm::Gptq) => {
+                Method::Mse(moments.and_then(|m| m.of(&self.name)))
+            }
             LayerChoice::Linear(_, Algorithm::Hqq) | LayerChoice::Embedding(_, Algorithm::Hqq) => Method::Hqq,
             // Stored scales are not searched.
             LayerChoice::Linear(_, Algorithm::Affine | Algorithm::Stored)
             | LayerChoice::Embedding(_, Algorithm::Affine | Algorithm::Stored) => Method::Affine,
         }
     }
+}
+
+/// What was found for a weight.
+#[derive(Clone)]
+struct Found {
+    scales: Arc<[f32]>,
+    /// Its codes, where they are not those nearest to the weights.
+    codes: Option<SharedSource>,
 }
 
 /// A quantized weight.
@@ -532,8 +562,12 @@ struct Weight {
 }
 
 impl Weight {
-    fn new(module: &Module, job: &Job, scales: Arc<[f32]>) -> Result<Weight, TransformError> {
-        let range = job.choice.range();
+    fn new(module: &Module, job: &Job, found: Found) -> Result<Weight, TransformError> {
+        let (range, scales) = (job.choice.range(), found.scales);
+        if let Some(codes) = found.codes {
+            let (name, tensor) = Weight::names(module, job, &scales)?;
+            return Ok(Weight { name, codes, scales: Arc::new(tensor), group: job.group, range });
+        }
         let source = |e: String| TransformError::Source(e);
         let format = IntFormat::new(DType::I8, range.0, range.1).map_err(|e| source(e.to_string()))?;
         let rounding = match job.method(None) {

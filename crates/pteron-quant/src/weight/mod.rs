@@ -2,6 +2,7 @@
 //!
 //! All take a matrix of `rows × columns`, row-major, and give each run of `group` columns of a row a scale of its own.
 
+pub mod gptq;
 mod hqq;
 mod mse;
 

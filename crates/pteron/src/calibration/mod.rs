@@ -28,6 +28,9 @@ pub(crate) use gate::{Probe, Recorded, compare, measure, record};
 pub use hash::{FileHash, hex};
 pub use state::{MAX_STATE_BYTES, merge, read_state, write_state};
 
+/// Most bytes of products of inputs that are gathered at once.
+const MAX_GRAM_BYTES: u64 = 32 << 30;
+
 /// Where the ranges of activations come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CalibrationOptions {
@@ -215,10 +218,25 @@ impl Feed<'_> {
         hook.finish().map_err(observed)
     }
 
-    /// Means and mean squares of the inputs of linear layers.
-    pub(crate) fn moments(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<Moments, Error> {
+    /// Means and mean squares of the inputs of linear layers, and products of their columns for the weights that `grams` names.
+    pub(crate) fn moments(
+        &self,
+        grams: &dyn Fn(&str) -> bool,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Moments, Error> {
         let Some(graph) = self.module.graphs.first() else { return Ok(Moments::default()) };
-        let mut hook = MomentsHook::new(self.module, graph);
+        let ctx = Arc::new(Context::new(self.threads));
+        let (mut hook, bytes) = MomentsHook::new(self.module, graph).with_grams(self.module, &ctx, grams);
+        if bytes > MAX_GRAM_BYTES {
+            return Err(Error::Calibration {
+                reason: format!(
+                    "the algorithm gptq would hold {} GiB of products of inputs, and {} GiB are the most that are held: give \
+                     some layers another weight-algorithm with the rules of a --recipe",
+                    bytes >> 30,
+                    MAX_GRAM_BYTES >> 30
+                ),
+            });
+        }
         self.watch(&mut hook, progress)?;
         Ok(hook.finish())
     }

@@ -175,7 +175,7 @@ mod tests {
     fn an_inner_command_has_its_own_forms() {
         assert_eq!(spelled(&["bench", "export", "dir", "-kv"]), ["bench", "export", "dir", "--use-kv-cache"]);
         assert_eq!(spelled(&["bench", "x", "--load_mode", "a_b"]), ["bench", "x", "--load-mode", "a_b"]);
-        assert!(spelled(&["bench", "export", "dir", "--optimized_rotation_path"])[0].contains("not built yet"));
+        assert!(spelled(&["bench", "export", "dir", "--use_attention_sink"])[0].contains("not built yet"));
         assert_eq!(
             spelled(&["bench", "export", "dir", "-qmode", "8da4w"]),
             ["bench", "export", "dir", "--quantization-mode", "8da4w"]
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn flags_that_are_not_built_are_told() {
-        for flag in ["--use_spin_quant", "--coreml-ios=18", "-lora", "--optimized_rotation_path", "-sq"] {
+        for flag in ["--use_attention_sink", "--coreml-ios=18", "-lora", "--expand_rope_table", "-qat"] {
             let said = spelled(&["export", "dir", flag]);
             assert!(said[0].contains("not built yet"), "{flag}: {said:?}");
         }

@@ -109,7 +109,9 @@ fn nodes(a: &EvalArgs, tokens: &[u32], protocol: Protocol, load: &LoadOptions) -
     let windows: Vec<_> = (0..count).map(|i| i * window..((i + 1) * window).min(tokens.len())).collect();
     let open = |path: &Path, exporter| EvalModel::captured(exporter, path, window, high::dtype(a.dtype), load);
     let mut subject = open(&a.subject, quantized(&a.subject, a)?)?;
-    let mut float = open(reference, Exporter::open(reference)?)?;
+    // The same nodes: the float model is rotated as well.
+    let recipe = high::recipe(&a.quantization, &a.calibration.calibration_data)?.float();
+    let mut float = open(reference, Exporter::open(reference)?.quantize(recipe))?;
     let bar = bar("comparing nodes {wide_bar} {pos}/{len} tokens  {eta}");
     bar.set_length(windows.iter().map(|w| w.len() as u64).sum());
     let found = compare_nodes(&mut subject, &mut float, tokens, &windows, &mut |done| {

@@ -7,7 +7,7 @@ use pteron::calibration::{
 };
 use pteron::checkpoint::read_limited;
 use pteron::models::PreQuantized;
-use pteron::quant::recipe::{Base, Recipe, linear_mode};
+use pteron::quant::recipe::{Base, Recipe, Rotate, linear_mode};
 use pteron::quant::scheme::Compat;
 use pteron::quant::transform::{Algorithm, EmbeddingMode, LinearMode};
 use pteron::tensor::DType;
@@ -180,12 +180,33 @@ pub(crate) fn recipe(a: &QuantizationArgs, data: &[PathBuf]) -> Result<Recipe, F
         Some(AlgorithmArg::Affine) => Some(Algorithm::Affine),
         Some(AlgorithmArg::Hqq) => Some(Algorithm::Hqq),
         Some(AlgorithmArg::Mse) => Some(Algorithm::Mse),
+        Some(AlgorithmArg::Gptq) => Some(Algorithm::Gptq),
         Some(AlgorithmArg::Stored) => Some(Algorithm::Stored),
     };
-    let base = Base { linear, embedding: embedding.transpose()?, algorithm, pt2e: a.pt2e_quantize.clone(), compat };
+    let (embedding, pt2e) = (embedding.transpose()?, a.pt2e_quantize.clone());
+    let spin_quant = a.use_spin_quant.is_some();
+    let base = Base { linear, embedding, algorithm, pt2e, compat, rotate: rotate(a)?, spin_quant };
     let recipe = Recipe { base, rules: Vec::new() };
     quantize::check(&recipe).map_err(|e| usage(e.to_string()))?;
     Ok(recipe)
+}
+
+/// The rotations of the flags.
+fn rotate(a: &QuantizationArgs) -> Result<Option<Rotate>, Failure> {
+    match (&a.rotate, &a.optimized_rotation_path) {
+        (Some(text), _) => match Rotate::parse(text) {
+            Some(rotate) => Ok(Some(rotate)),
+            None => Err(Failure::Usage(format!("--rotate is {text}, expected hadamard or hadamard,SEED"))),
+        },
+        (None, Some(path)) => match path.to_str() {
+            Some(path) => Ok(Some(Rotate::File(path.to_owned()))),
+            None => Err(Failure::Usage(format!(
+                "--optimized-rotation-path: {} is not UTF-8, and a recipe could not name it",
+                path.display()
+            ))),
+        },
+        (None, None) => Ok(None),
+    }
 }
 
 fn embedding_mode(flag: &str, text: &str) -> Result<EmbeddingMode, Failure> {

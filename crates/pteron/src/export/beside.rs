@@ -118,6 +118,8 @@ impl Exporter<'_> {
                 "dynamic_shape": o.dynamic_shape,
                 "max_seq_length": o.max_seq_length,
                 "max_context_length": o.max_context_length,
+                "rotation": self.recipe.rotation(),
+                "rotation_sha256": self.rotation_sha256,
             },
             "quantization": lowered.quantization,
             "libraries": libraries(&operators),

@@ -8,7 +8,7 @@ use pteron_checkpoint::atomic::AtomicFile;
 use pteron_checkpoint::{CheckpointKind, SafetensorsWriter, TensorSpec, read_limited};
 use pteron_exec::{Session, SessionOptions, Threads, ValueRef};
 use pteron_ir::Module;
-use pteron_models::{BuildOptions, CheckpointWeights, ModelConfig, build};
+use pteron_models::{BuildOptions, ModelConfig, build};
 use pteron_quant::pt2e::{Encodings, PreparedGraph, prepare_module};
 use pteron_quant::recipe::Recipe;
 use pteron_quant::transform::Algorithm;
@@ -88,11 +88,15 @@ impl Exporter<'_> {
                 "the recipe has no trainable quantizer: give --pt2e-quantize, --quantization-mode or --recipe",
             ));
         }
+        if self.recipe.base.spin_quant {
+            return Err(wrong("--use-spin-quant is not for training: its operator has no gradient"));
+        }
         train_as_exported(&mut self.recipe);
         let mut config = self.checked_config(&mut warnings)?;
         let checkpoint = Arc::clone(&self.checkpoint);
-        let weights = CheckpointWeights::new(&checkpoint, &config, &self.weights)?;
-        weights.configure(&mut config);
+        let weights = self.open_weights(&checkpoint, &mut config)?;
+        // What is trained, and written, are the rotated weights.
+        self.recipe.base.rotate = None;
         warnings.extend(weights.warnings().iter().cloned());
         let data = self.training_data(options, &config)?;
         let length = data.window - 1;
@@ -129,7 +133,7 @@ impl Exporter<'_> {
             identity,
         };
         let mut report = run.go(tell)?;
-        self.write_trained(&run.trainer, options, slots.as_ref(), out)?;
+        self.write_trained(&run.trainer, options, slots.as_ref(), config.tie_word_embeddings, out)?;
         report.peak_anonymous_bytes = sampler.finish().map(|m| m.anonymous);
         report.warnings = warnings;
         Ok(report)
@@ -274,6 +278,7 @@ impl Exporter<'_> {
         trainer: &Trainer,
         options: &TrainOptions,
         slots: Option<&PreparedGraph>,
+        tied: bool,
         out: &Path,
     ) -> Result<(), Error> {
         let dtype = if options.bf16 { DType::BF16 } else { DType::F32 };
@@ -297,7 +302,7 @@ impl Exporter<'_> {
             let Some(from) = self.checkpoint.folder().map(|f| f.join(name)).filter(|f| f.is_file()) else { continue };
             let mut bytes = read_limited(&from, 1 << 30)?;
             if name == "config.json" {
-                bytes = with_dtype(&from, &bytes, dtype)?;
+                bytes = as_written(&from, &bytes, dtype, tied)?;
             }
             put(&out.join(name), &bytes)?;
         }
@@ -409,14 +414,17 @@ fn put(path: &PathBuf, bytes: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// A `config.json` with the weights' element type.
-fn with_dtype(path: &Path, bytes: &[u8], dtype: DType) -> Result<Vec<u8>, Error> {
+/// A `config.json` with the weights' element type, and an output layer that is tied or not.
+fn as_written(path: &Path, bytes: &[u8], dtype: DType, tied: bool) -> Result<Vec<u8>, Error> {
     let mut config: serde_json::Value =
         serde_json::from_slice(bytes).map_err(|e| wrong(format!("{}: it is no JSON: {e}", path.display())))?;
     for key in ["torch_dtype", "dtype"] {
         if let Some(value) = config.get_mut(key) {
             *value = dtype.torch_name().into();
         }
+    }
+    if !tied && let Some(fields) = config.as_object_mut() {
+        fields.insert("tie_word_embeddings".to_owned(), false.into());
     }
     serde_json::to_vec_pretty(&config).map_err(wrong)
 }

@@ -7,7 +7,7 @@ use pteron_ir::{MetaValue, Module};
 use pteron_llm::tokenizer::Tokenizer;
 use pteron_models::{BuildOptions, CheckpointWeights, DYNAMIC_RESERVE, ModelConfig, PreQuantized, build};
 use pteron_quant::pt2e::prepare_module;
-use pteron_quant::recipe::{Plan, Recipe};
+use pteron_quant::recipe::{Base, Plan, Recipe};
 use pteron_quant::state::{CalibrationState, Sha256, Shard, StateHeader};
 use pteron_quant::transform::TransformError;
 
@@ -72,11 +72,13 @@ impl Exporter<'_> {
     }
 
     /// Reads a pre-quantized checkpoint of Meta's (`--preq-mode`): its codes and scales are taken over as they are, in the place
-    /// of what [`Exporter::quantize`] was told.
+    /// of what [`Exporter::quantize`] was told, but for rotations.
     #[must_use]
     pub fn pre_quantized(mut self, layout: PreQuantized) -> Self {
         self.weights.pre_quantized = Some(layout);
-        self.recipe = quantize::pre_quantized(layout);
+        let Recipe { base, rules } = quantize::pre_quantized(layout);
+        let Base { rotate, spin_quant, .. } = self.recipe.base;
+        self.recipe = Recipe { base: Base { rotate, spin_quant, ..base }, rules };
         self
     }
 
@@ -100,8 +102,8 @@ impl Exporter<'_> {
     /// As [`Exporter::write`].
     pub fn plan(mut self) -> Result<Plan, Error> {
         let mut config = self.checked_config(&mut Vec::new())?;
-        let weights = CheckpointWeights::new(&self.checkpoint, &config, &self.weights)?;
-        weights.configure(&mut config);
+        let checkpoint = Arc::clone(&self.checkpoint);
+        let weights = self.open_weights(&checkpoint, &mut config)?;
         let mut module = build(&config, &weights, &self.options)?;
         quantize::plan(&self.recipe, &mut module)
     }
@@ -118,11 +120,10 @@ impl Exporter<'_> {
         let mut warnings = self.checkpoint.warnings().to_vec();
         let mut config = self.checked_config(&mut warnings)?;
         let checkpoint = Arc::clone(&self.checkpoint);
-        let weights = CheckpointWeights::new(&checkpoint, &config, &self.weights)?;
-        weights.configure(&mut config);
-        warnings.extend(weights.warnings().iter().cloned());
         // A folder that was trained has its recipe.
         self.trained(&mut warnings)?;
+        let weights = self.open_weights(&checkpoint, &mut config)?;
+        warnings.extend(weights.warnings().iter().cloned());
         quantize::check(&self.recipe)?;
         if self.calibration.data.files.is_empty() {
             return Err(wrong("there is nothing to calibrate with: give text with --calibration-data FILE"));
@@ -343,7 +344,7 @@ impl Exporter<'_> {
     }
 
     /// Adds a constant method, but for one that was given.
-    fn note(&self, module: &mut Module, name: &str, value: MetaValue) {
+    pub(super) fn note(&self, module: &mut Module, name: &str, value: MetaValue) {
         if !self.options.metadata.iter().any(|(given, _)| given == name) {
             module.set_metadata(name, vec![value]);
         }
@@ -458,7 +459,8 @@ impl Exporter<'_> {
             (true, false) => "KV cache",
             (false, false) => "no KV cache",
         };
-        let form = format!("{}, {attention}", o.dtype);
+        let rotated = self.rotation_sha256.as_ref().map_or_else(String::new, |sha256| format!(", rotations {sha256}"));
+        let form = format!("{}, {attention}{rotated}", o.dtype);
         let recipe = hash::sha256(format!("{}\n{form}", self.recipe).as_bytes());
         Ok((model, recipe, format!("{}; {form}", self.recipe.describe())))
     }

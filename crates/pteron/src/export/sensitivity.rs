@@ -8,7 +8,7 @@ use pteron_eval::sensitivity::{self, LayerCost};
 use pteron_eval::{Estimate, Evaluation};
 use pteron_ir::{ConstData, Def, Module};
 use pteron_kernels::Context;
-use pteron_models::{CheckpointWeights, build};
+use pteron_models::build;
 use pteron_quant::moments::Moments;
 use pteron_quant::pt2e::{Encodings, convert_module, fuse_embeddings, parameters, prepare_module};
 use pteron_quant::recipe::{Change, Pattern, Recipe, Rule};
@@ -215,8 +215,7 @@ impl Exporter<'_> {
     ) -> Result<Sensitivity, Error> {
         let mut config = self.checked_config(&mut Vec::new())?;
         let checkpoint = Arc::clone(&self.checkpoint);
-        let weights = CheckpointWeights::new(&checkpoint, &config, &self.weights)?;
-        weights.configure(&mut config);
+        let weights = self.open_weights(&checkpoint, &mut config)?;
         quantize::check(&self.recipe)?;
         let recipe = self.recipe.clone();
         if recipe.is_none() {
@@ -243,7 +242,8 @@ impl Exporter<'_> {
             let mut tell = |done, total| progress(Search::Calibrating(done, total));
             if quantize::weighs(&resolved, &trials.float) {
                 let feed = Feed { path: &path, module: &trials.float, windows: &data.windows, threads };
-                trials.moments = Some(feed.moments(&mut tell)?);
+                let grams = quantize::rounded_together(&resolved, &trials.float);
+                trials.moments = Some(feed.moments(&|name| grams.contains(name), &mut tell)?);
             }
         }
         if let Some(quantizer) = resolved.quantizer().map_err(wrong)? {

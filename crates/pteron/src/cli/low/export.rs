@@ -26,6 +26,9 @@ pub(in crate::cli) enum AlgorithmArg {
     Hqq,
     /// A search for the least squared error of the weights
     Mse,
+    /// Codes that make up for each other's errors over the inputs of --calibration-data (GPTQ), which it needs; better with
+    /// --rotate
+    Gptq,
     /// The codes and scales that the checkpoint has: blocks of Q4_0 and Q8_0 in GGUF files. Nothing is quantized again; what is
     /// stored otherwise stays float
     Stored,
@@ -36,7 +39,7 @@ pub(in crate::cli) enum AlgorithmArg {
 #[command(next_help_heading = "Quantization")]
 pub(in crate::cli) struct QuantizationArgs {
     /// A recipe (TOML): what the other flags of quantization say for the whole model, and rules for single modules
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["quantization_mode", "group_size", "embedding_quantize", "weight_algorithm", "pt2e_quantize", "quant_compat"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quantization_mode", "group_size", "embedding_quantize", "weight_algorithm", "pt2e_quantize", "quant_compat", "rotate", "optimized_rotation_path", "use_spin_quant"])]
     pub(in crate::cli) recipe: Option<PathBuf>,
     /// Linear layers by a source transform: int8 (weights per channel, or in groups with -G), 8da4w (4-bit weights in groups,
     /// 8-bit dynamic activations), 4w (4-bit weights in groups), 8da8w (8-bit weights per channel, or in groups with -G, and 8-bit
@@ -62,6 +65,25 @@ pub(in crate::cli) struct QuantizationArgs {
     /// Whose numbers the PT2E schemes take: et0.5 or et1.5 [default: et1.5]
     #[arg(long, value_name = "RELEASE")]
     pub(in crate::cli) quant_compat: Option<String>,
+    /// Multiply the residual stream and the values of each head by Hadamard matrices with random signs, folded into the weights:
+    /// hadamard, or hadamard,SEED. The float model's function stays as it is; the output layer is no longer tied
+    #[arg(long, value_name = "KIND", conflicts_with = "optimized_rotation_path")]
+    pub(in crate::cli) rotate: Option<String>,
+    /// The same with matrices of a file (torch.save, or safetensors): R1, and model.layers.N.self_attn.R2 of each layer, as
+    /// SpinQuant's optimizer writes them
+    #[arg(long, value_name = "FILE")]
+    pub(in crate::cli) optimized_rotation_path: Option<PathBuf>,
+    /// A Hadamard transform in front of the feed-forward's last layer, at run time. With a rotation the layer's weight undoes it;
+    /// without, it is taken as one that does already, as in SpinQuant's checkpoints (short form: -sq)
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(in crate::cli) use_spin_quant: Option<SpinQuantArg>,
+}
+
+/// Kinds of the transform in front of the feed-forward's last layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum SpinQuantArg {
+    /// ExecuTorch's operator `llama::fast_hadamard_transform`
+    Native,
 }
 
 /// What a pre-quantized checkpoint has quantized.
@@ -81,7 +103,7 @@ pub(in crate::cli) enum PreqModeArg {
 pub(in crate::cli) struct PreqArgs {
     /// The checkpoint is one of Meta's that is quantized already (NAME.weight are codes, NAME.scales stand beside them): codes and
     /// scales are taken over as they are
-    #[arg(long, value_enum, value_name = "MODE", conflicts_with_all = ["recipe", "quantization_mode", "group_size", "embedding_quantize", "weight_algorithm", "pt2e_quantize", "quant_compat"])]
+    #[arg(long, value_enum, value_name = "MODE", conflicts_with_all = ["recipe", "quantization_mode", "group_size", "embedding_quantize", "weight_algorithm", "pt2e_quantize", "quant_compat", "rotate", "optimized_rotation_path"])]
     pub(in crate::cli) preq_mode: Option<PreqModeArg>,
     /// Columns of a group of the linear layers' codes
     #[arg(long, value_name = "N", default_value_t = 32, requires = "preq_mode")]
