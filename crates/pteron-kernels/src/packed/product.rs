@@ -76,8 +76,16 @@ struct Cut<'a> {
 }
 
 impl Cut<'_> {
-    /// Executes piece `i`.
-    fn piece(&self, ctx: &Context, x: &Activations<'_>, i: usize) {
+    /// The blocks that piece `i` reads.
+    fn weights(&self, i: usize) -> &[u8] {
+        let g = self.weight.geometry;
+        let first = i / self.down * self.blocks;
+        let all = self.weight.room.bytes();
+        &all[first * g.block()..(first + self.blocks).min(g.blocks()) * g.block()]
+    }
+
+    /// Executes piece `i`; `next` is what is read after it.
+    fn piece(&self, ctx: &Context, x: &Activations<'_>, i: usize, next: &[u8]) {
         let g = self.weight.geometry;
         let (first, row) = (i / self.down * self.blocks, i % self.down * self.rows);
         let (blocks, m) = (self.blocks.min(g.blocks() - first), self.rows.min(x.rows() - row));
@@ -90,7 +98,7 @@ impl Cut<'_> {
             ctx.note_scalar();
             PLAIN
         };
-        let w = self.weight.room.bytes()[first * g.block()..].as_ptr();
+        let w = self.weights(i).as_ptr();
         let run = |out: *mut f32, ldo: usize, scratch: &mut Vec<i32>| {
             // SAFETY: `multiply` has checked the sizes of activations, matrix and output; the piece lies inside of them, and no
             // other one writes its part; the room begins on a cache line and blocks are whole lines; the kernel is one of
@@ -110,6 +118,7 @@ impl Cut<'_> {
                             ldo,
                             m,
                             n,
+                            next,
                         };
                         (fns.codes)(args, scratch);
                     }
@@ -126,6 +135,7 @@ impl Cut<'_> {
                             ldo,
                             m,
                             n,
+                            next,
                         };
                         (fns.floats)(args);
                     }
@@ -218,14 +228,21 @@ pub fn multiply(ctx: &Context, x: &Activations<'_>, products: &mut [Product<'_, 
         cuts.push(Cut { weight: p.weight, bias: p.bias, out, blocks, rows, down, pieces });
     }
     let total: usize = cuts.iter().map(|c| c.pieces).sum();
-    let one = |i: usize| {
-        let mut i = i;
+    // The product and the number in it of the piece that is number `i` of all.
+    let find = |mut i: usize| {
         for c in &cuts {
             if i < c.pieces {
-                return c.piece(ctx, x, i);
+                return Some((c, i));
             }
             i -= c.pieces;
         }
+        None
+    };
+    let one = |i: usize| {
+        let Some((cut, at)) = find(i) else { return };
+        // Rows that go by the same blocks find them in the caches.
+        let next = find(i + 1).filter(|&(c, at)| at % c.down == 0).map_or(&[][..], |(c, at)| c.weights(at));
+        cut.piece(ctx, x, at, next);
     };
     if work <= SMALL {
         (0..total).for_each(one);

@@ -95,16 +95,8 @@ pub(super) unsafe fn extremes(head: f32, x: &[f32]) -> (f32, f32, bool) {
         }
         at += 4 * LANES;
     }
-    let mut lanes = [[0f32; LANES]; 2];
-    let (mut lo, mut hi) = (head, head);
-    for i in 0..4 {
-        // SAFETY: 16 elements each.
-        unsafe {
-            _mm512_storeu_ps(lanes[0].as_mut_ptr(), low[i]);
-            _mm512_storeu_ps(lanes[1].as_mut_ptr(), high[i]);
-        }
-        lo = lanes[0].iter().fold(lo, |m, &v| if v < m { v } else { m });
-        hi = lanes[1].iter().fold(hi, |m, &v| if v > m { v } else { m });
-    }
-    (lo, hi, numbers != [u16::MAX; 4])
+    // Lanes are NaN only where `head` is, and then all of them.
+    let lo = _mm512_min_ps(_mm512_min_ps(low[0], low[1]), _mm512_min_ps(low[2], low[3]));
+    let hi = _mm512_max_ps(_mm512_max_ps(high[0], high[1]), _mm512_max_ps(high[2], high[3]));
+    (_mm512_reduce_min_ps(lo), _mm512_reduce_max_ps(hi), numbers != [u16::MAX; 4])
 }

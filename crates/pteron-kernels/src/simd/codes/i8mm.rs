@@ -9,7 +9,7 @@ use std::arch::asm;
 
 use half::bf16;
 
-use super::{CHANNELS, CodeBits, CodesArgs, CodesFns, ScaleBits};
+use super::{CHANNELS, CodeBits, CodesArgs, CodesFns, Place, ScaleBits, Steps};
 use crate::simd::lanes::Lanes;
 use crate::simd::neon::Neon;
 use crate::simd::{Isa, Kernel, Run};
@@ -49,12 +49,12 @@ unsafe fn rows_of_eight(a: *const u8, b: *const u8) -> int8x16_t {
 /// The scales of four channels from `channel` on.
 ///
 /// # Safety
-/// `block` is a block of `a`, which has the group.
+/// `block` is a block of `a`, which has the group that begins at `place`.
 #[inline(always)]
-unsafe fn scales<X>(a: &CodesArgs<X>, block: *const u8, group: usize, channel: usize) -> float32x4_t {
+unsafe fn scales<X>(a: &CodesArgs<X>, block: *const u8, place: Place, channel: usize) -> float32x4_t {
     // SAFETY: the caller's.
     unsafe {
-        let first = block.add(a.geometry.place(group).scales);
+        let first = block.add(place.scales);
         match a.geometry.scales {
             ScaleBits::Sixteen => Neon::load_bf16(first.cast::<bf16>().add(channel)),
             ScaleBits::ThirtyTwo => Neon::load(first.cast::<f32>().add(channel)),
@@ -84,12 +84,12 @@ unsafe fn put<X>(a: &CodesArgs<X>, row: usize, first: usize, v: float32x4_t) {
 /// # Safety
 /// See [`CodesArgs`]; the processor has i8mm.
 #[inline(always)]
-unsafe fn two_rows<const FOUR: bool>(a: &CodesArgs<u8>, row: usize, block: usize) {
+unsafe fn two_rows<const FOUR: bool>(a: &CodesArgs<u8>, steps: &Steps, row: usize, block: usize) {
     let g = &a.geometry;
     let second = (row + 1).min(a.m - 1);
     // SAFETY: the caller's; units and groups are walked in the order in which they lie.
     unsafe {
-        let base = a.w.add(block * g.block());
+        let base = a.w.add(block * steps.block);
         let (mut x0, mut x1) = (a.x.add(row * a.ldx), a.x.add(second * a.ldx));
         let zeros = [*a.zero.add(row), *a.zero.add(second)];
         let [z0, z1] = if g.is_grouped() { [0, 0] } else { zeros };
@@ -106,11 +106,11 @@ unsafe fn two_rows<const FOUR: bool>(a: &CodesArgs<u8>, row: usize, block: usize
             }
         }
         let ones = vdupq_n_s8(1);
-        for group in 0..g.groups() {
+        for group in 0..steps.groups {
             let mut acc = [vdupq_n_s32(0); PAIRS];
             let mut sums = [vdupq_n_s32(0); PAIRS];
-            let mut code = base.add(g.place(group).codes);
-            for _ in 0..g.units() {
+            let mut code = base.add(steps.place(group).codes);
+            for _ in 0..steps.units {
                 let low = rows_of_eight(x0, x1);
                 let high = if FOUR { rows_of_eight(x0.add(EIGHT), x1.add(EIGHT)) } else { low };
                 for p in 0..PAIRS {
@@ -135,10 +135,10 @@ unsafe fn two_rows<const FOUR: bool>(a: &CodesArgs<u8>, row: usize, block: usize
                     vcombine_s32(vget_low_s32(even), vget_low_s32(odd)),
                     vcombine_s32(vget_high_s32(even), vget_high_s32(odd)),
                 ];
-                let scale = scales(a, base, group, 4 * q);
+                let scale = scales(a, base, steps.place(group), 4 * q);
                 for ((total, v), row_scale) in totals.iter_mut().zip(rows).zip(row_scales) {
                     let v = vcvtq_f32_s32(v);
-                    total[q] = if g.groups() == 1 {
+                    total[q] = if steps.groups == 1 {
                         vmulq_f32(vmulq_f32(v, row_scale), scale)
                     } else {
                         vfmaq_f32(total[q], v, scale)
@@ -152,7 +152,7 @@ unsafe fn two_rows<const FOUR: bool>(a: &CodesArgs<u8>, row: usize, block: usize
             }
             for q in 0..QUADS {
                 let total = totals[r][q];
-                let done = if g.groups() == 1 { total } else { vmulq_f32(total, row_scales[r]) };
+                let done = if steps.groups == 1 { total } else { vmulq_f32(total, row_scales[r]) };
                 put(a, row, block * CHANNELS + 4 * q, done);
             }
         }
@@ -161,14 +161,15 @@ unsafe fn two_rows<const FOUR: bool>(a: &CodesArgs<u8>, row: usize, block: usize
 
 #[target_feature(enable = "neon")]
 unsafe fn codes(a: CodesArgs<u8>, _: &mut Vec<i32>) {
+    let steps = a.geometry.steps();
     for block in 0..a.blocks {
         let mut row = 0;
         while row < a.m {
             // SAFETY: the caller's: see `CodesArgs`.
             unsafe {
                 match a.geometry.bits {
-                    CodeBits::Four => two_rows::<true>(&a, row, block),
-                    CodeBits::Eight => two_rows::<false>(&a, row, block),
+                    CodeBits::Four => two_rows::<true>(&a, &steps, row, block),
+                    CodeBits::Eight => two_rows::<false>(&a, &steps, row, block),
                 }
             }
             row += 2;
@@ -198,23 +199,23 @@ unsafe fn numbers(unit: *const u8, bits: CodeBits, quad: usize, at: usize) -> fl
 
 #[target_feature(enable = "neon")]
 unsafe fn floats(a: CodesArgs<f32>) {
-    let g = &a.geometry;
+    let (g, steps) = (&a.geometry, a.geometry.steps());
     for block in 0..a.blocks {
         for quad in 0..QUADS {
             for row in 0..a.m {
                 // SAFETY: the caller's: see `CodesArgs`; `x` is read below `k` only.
                 unsafe {
-                    let base = a.w.add(block * g.block());
+                    let base = a.w.add(block * steps.block);
                     let x = a.x.add(row * a.ldx);
                     let mut total = vdupq_n_f32(0.0);
-                    for group in 0..g.groups() {
+                    for group in 0..steps.groups {
                         let mut sum = vdupq_n_f32(0.0);
                         for at in 0..g.group {
-                            let unit = base.add(g.place(group).codes + at / g.step() * g.unit());
+                            let unit = base.add(steps.place(group).codes + at / g.step() * g.unit());
                             let w = numbers(unit, g.bits, quad, at % g.step());
                             sum = vfmaq_f32(sum, vdupq_n_f32(*x.add(group * g.group + at)), w);
                         }
-                        total = vfmaq_f32(total, sum, scales(&a, base, group, 4 * quad));
+                        total = vfmaq_f32(total, sum, scales(&a, base, steps.place(group), 4 * quad));
                     }
                     put(&a, row, block * CHANNELS + 4 * quad, total);
                 }

@@ -112,11 +112,6 @@ impl Geometry {
         self.bits == CodeBits::Four && self.groups() > 1
     }
 
-    /// Groups of a chunk.
-    fn chunk_groups(&self) -> usize {
-        if self.scales == ScaleBits::Sixteen && self.groups() > 1 { 2 } else { 1 }
-    }
-
     fn codes_of_group(&self) -> usize {
         self.units() * self.unit()
     }
@@ -125,24 +120,25 @@ impl Geometry {
         if self.bits == CodeBits::Eight { CHANNELS * 4 } else { 0 }
     }
 
-    /// Where the parts of group `group` begin in a block.
-    #[inline(always)]
-    pub(crate) fn place(&self, group: usize) -> Place {
-        let p = self.chunk_groups();
-        let (chunk, within) = (group / p, group % p);
+    /// Where the parts of groups lie.
+    pub(crate) fn steps(&self) -> Steps {
+        let shift = u32::from(self.scales == ScaleBits::Sixteen && self.groups() > 1);
         let (sums, codes) = (self.sums_of_group(), self.codes_of_group());
         let front = if self.is_grouped() { LINE } else { 0 };
-        let at = front + chunk * (LINE + p * (sums + codes));
-        Place {
-            scales: at + within * CHANNELS * 2,
-            sums: at + LINE + within * sums,
-            codes: at + LINE + p * sums + within * codes,
-        }
+        let (groups, units) = (self.groups(), self.units());
+        let steps =
+            Steps { groups, units, block: 0, shift, front, chunk: LINE + ((sums + codes) << shift), sums, codes };
+        Steps { block: groups.checked_sub(1).map_or(0, |last| steps.place(last).codes + codes), ..steps }
+    }
+
+    /// Where the parts of group `group` begin in a block.
+    pub(crate) fn place(&self, group: usize) -> Place {
+        self.steps().place(group)
     }
 
     /// Bytes of a block.
     pub(crate) fn block(&self) -> usize {
-        self.groups().checked_sub(1).map_or(0, |last| self.place(last).codes + self.codes_of_group())
+        self.steps().block
     }
 
     pub(crate) fn blocks(&self) -> usize {
@@ -152,6 +148,37 @@ impl Geometry {
     /// Bytes of the matrix.
     pub(crate) fn bytes(&self) -> usize {
         self.blocks() * self.block()
+    }
+}
+
+/// How far apart the parts of groups lie, worked out once for loops over groups.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Steps {
+    /// [`Geometry::groups`], [`Geometry::units`] and [`Geometry::block`].
+    pub(crate) groups: usize,
+    pub(crate) units: usize,
+    pub(crate) block: usize,
+    /// Logarithm of the groups of a chunk.
+    shift: u32,
+    /// Bytes in front of the first chunk, and of a chunk.
+    front: usize,
+    chunk: usize,
+    /// Bytes of the sums and codes of a group.
+    sums: usize,
+    codes: usize,
+}
+
+impl Steps {
+    /// Where the parts of group `group` begin in a block.
+    #[inline(always)]
+    pub(crate) fn place(&self, group: usize) -> Place {
+        let (chunk, within) = (group >> self.shift, group & ((1 << self.shift) - 1));
+        let at = self.front + chunk * self.chunk;
+        Place {
+            scales: at + within * CHANNELS * 2,
+            sums: at + LINE + within * self.sums,
+            codes: at + LINE + (self.sums << self.shift) + within * self.codes,
+        }
     }
 }
 
@@ -189,6 +216,8 @@ pub(crate) struct CodesArgs<X> {
     pub(crate) ldo: usize,
     pub(crate) m: usize,
     pub(crate) n: usize,
+    /// What is read after this: a kernel of many rows asks for it while it computes. It is never read through.
+    pub(crate) next: *const [u8],
 }
 
 /// A kernel with activations that are codes, and memory that it uses between.

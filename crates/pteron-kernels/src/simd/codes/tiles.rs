@@ -1,8 +1,10 @@
 //! The kernels for interleaved fours, written once over [`CodeLanes`].
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use half::bf16;
 
-use super::{CHANNELS, CodeBits, CodesArgs, Geometry, LINE, Place, ScaleBits};
+use super::{CHANNELS, CodeBits, CodesArgs, LINE, Place, ScaleBits, Steps};
 use crate::simd::lanes::Lanes;
 
 /// Codes of a channel that one 32-bit lane holds.
@@ -130,12 +132,11 @@ unsafe fn beginning<S: CodeLanes>(column: &Column, zero: i32) -> Floats<S> {
 /// # Safety
 /// See [`CodesArgs`]: block `at·lanes/CHANNELS` is there.
 #[inline(always)]
-unsafe fn column<S: CodeLanes, X>(a: &CodesArgs<X>, at: usize, sums: *const i32) -> Column {
-    let g = &a.geometry;
+unsafe fn column<S: CodeLanes, X>(a: &CodesArgs<X>, steps: &Steps, at: usize, sums: *const i32) -> Column {
     let (block, channel) = (at * lanes::<S>() / CHANNELS, at * lanes::<S>() % CHANNELS);
     // SAFETY: the caller's.
-    let first = unsafe { a.w.add(block * g.block()) };
-    Column { block: first, channel, sums: sums.wrapping_add(block * g.groups() * CHANNELS) }
+    let first = unsafe { a.w.add(block * steps.block) };
+    Column { block: first, channel, sums: sums.wrapping_add(block * steps.groups * CHANNELS) }
 }
 
 /// The registers from `at` on.
@@ -143,12 +144,17 @@ unsafe fn column<S: CodeLanes, X>(a: &CodesArgs<X>, at: usize, sums: *const i32)
 /// # Safety
 /// As [`column`].
 #[inline(always)]
-unsafe fn columns<S: CodeLanes, X, const C: usize>(a: &CodesArgs<X>, at: usize, sums: *const i32) -> [Column; C] {
+unsafe fn columns<S: CodeLanes, X, const C: usize>(
+    a: &CodesArgs<X>,
+    steps: &Steps,
+    at: usize,
+    sums: *const i32,
+) -> [Column; C] {
     // SAFETY: the caller's.
     unsafe {
-        let mut all = [column::<S, X>(a, at, sums); C];
+        let mut all = [column::<S, X>(a, steps, at, sums); C];
         for (c, one) in all.iter_mut().enumerate() {
-            *one = column::<S, X>(a, at + c, sums);
+            *one = column::<S, X>(a, steps, at + c, sums);
         }
         all
     }
@@ -224,23 +230,21 @@ unsafe fn unit<S: CodeLanes, const R: usize, const C: usize, const FOUR: bool>(
 unsafe fn tile<S: CodeLanes, const R: usize, const C: usize, const FOUR: bool, const U: usize, const GROUPED: bool>(
     a: &CodesArgs<u8>,
     row: usize,
+    steps: &Steps,
     at: usize,
     sums: *const i32,
 ) {
-    let g = &a.geometry;
-    let half = g.scales == ScaleBits::Sixteen;
-    let runs = g.units() / U;
-    let whole_rows = g.groups() == 1;
+    let half = a.geometry.scales == ScaleBits::Sixteen;
+    let runs = steps.units / U;
+    let whole_rows = steps.groups == 1;
     let step = if FOUR { 2 * FOURS } else { FOURS };
     // SAFETY: the caller's; units and groups are walked in the order in which they lie.
     unsafe {
-        let columns: [Column; C] = columns::<S, u8, C>(a, at, sums);
+        let columns: [Column; C] = columns::<S, u8, C>(a, steps, at, sums);
         let mut zeros = [0i32; R];
-        let mut scales = [S::Floats::splat(0.0); R];
         let mut totals = [[S::Floats::splat(0.0); C]; R];
         for r in 0..R {
             let zero = *a.zero.add(row + r);
-            scales[r] = S::Floats::splat(row_scale::<S, FOUR>(a, row + r));
             zeros[r] = if GROUPED { -S::BIAS } else { zero - S::BIAS };
             if GROUPED {
                 for c in 0..C {
@@ -249,15 +253,19 @@ unsafe fn tile<S: CodeLanes, const R: usize, const C: usize, const FOUR: bool, c
             }
         }
         let mut x = a.x.add(row * a.ldx);
-        for group in 0..g.groups() {
-            let place = g.place(group);
+        for group in 0..steps.groups {
+            let place = steps.place(group);
             let mut unit_at = place.codes;
             let mut acc = [[S::zero(); C]; R];
             for _ in 0..runs {
                 unit::<S, R, C, FOUR>(&mut acc, &columns, unit_at, x, a.ldx);
                 if U == 4 {
+                    // Codes of a unit are loaded when its turn comes: all at once they would drive totals out of the registers.
+                    compiler_fence(Ordering::AcqRel);
                     unit::<S, R, C, FOUR>(&mut acc, &columns, unit_at + LINE, x.add(step), a.ldx);
+                    compiler_fence(Ordering::AcqRel);
                     unit::<S, R, C, FOUR>(&mut acc, &columns, unit_at + 2 * LINE, x.add(2 * step), a.ldx);
+                    compiler_fence(Ordering::AcqRel);
                     unit::<S, R, C, FOUR>(&mut acc, &columns, unit_at + 3 * LINE, x.add(3 * step), a.ldx);
                 }
                 x = x.add(step * U);
@@ -272,7 +280,7 @@ unsafe fn tile<S: CodeLanes, const R: usize, const C: usize, const FOUR: bool, c
                     }
                     let sum = S::to_floats(sum);
                     totals[r][c] = if !GROUPED && whole_rows {
-                        S::Floats::mul(S::Floats::mul(sum, scales[r]), scale)
+                        S::Floats::mul(S::Floats::mul(sum, S::Floats::splat(row_scale::<S, FOUR>(a, row + r))), scale)
                     } else {
                         S::Floats::fma(sum, scale, totals[r][c])
                     };
@@ -280,9 +288,11 @@ unsafe fn tile<S: CodeLanes, const R: usize, const C: usize, const FOUR: bool, c
             }
         }
         for r in 0..R {
+            // Read here: in registers all the while the scales would drive totals out of them.
+            let scale = S::Floats::splat(row_scale::<S, FOUR>(a, row + r));
             for c in 0..C {
                 let total = totals[r][c];
-                let done = if !GROUPED && whole_rows { total } else { S::Floats::mul(total, scales[r]) };
+                let done = if !GROUPED && whole_rows { total } else { S::Floats::mul(total, scale) };
                 put::<S, u8>(a, row + r, at + c, done);
             }
         }
@@ -322,18 +332,18 @@ unsafe fn add_planes<S: CodeLanes, const GROUPED: bool>(chains: &mut Chains<S::V
 #[inline(always)]
 unsafe fn stream<S: CodeLanes, const C: usize, const FOUR: bool, const U: usize, const GROUPED: bool>(
     a: &CodesArgs<u8>,
+    steps: &Steps,
     at: usize,
 ) {
-    let g = &a.geometry;
-    let half = g.scales == ScaleBits::Sixteen;
-    let units = g.units();
+    let half = a.geometry.scales == ScaleBits::Sixteen;
+    let units = steps.units;
     // SAFETY: the caller's; what is asked for ahead may lie anywhere.
     unsafe {
-        let columns: [Column; C] = columns::<S, u8, C>(a, at, std::ptr::null());
+        let columns: [Column; C] = columns::<S, u8, C>(a, steps, at, std::ptr::null());
         let ahead = columns[0].block.wrapping_add(const { ahead_of(FOUR) });
         let zero = if GROUPED { -S::BIAS } else { *a.zero - S::BIAS };
         let row_scale = S::Floats::splat(row_scale::<S, FOUR>(a, 0));
-        let whole_rows = g.groups() == 1;
+        let whole_rows = steps.groups == 1;
         let mut x = a.x;
         let mut totals = [S::Floats::splat(0.0); C];
         if GROUPED {
@@ -342,8 +352,8 @@ unsafe fn stream<S: CodeLanes, const C: usize, const FOUR: bool, const U: usize,
                 totals[c] = beginning::<S>(&columns[c], *a.zero);
             }
         }
-        for group in 0..g.groups() {
-            let place = g.place(group);
+        for group in 0..steps.groups {
+            let place = steps.place(group);
             let mut unit_at = place.codes;
             S::Floats::prefetch_far(ahead.wrapping_add(place.scales));
             let mut chains = [Chains { acc: [S::zero(); 2], sums: [S::zero(); 2] }; C];
@@ -415,9 +425,8 @@ unsafe fn stream<S: CodeLanes, const C: usize, const FOUR: bool, const U: usize,
 /// # Safety
 /// See [`CodesArgs`]; the codes have 4 bits.
 #[inline(always)]
-unsafe fn sums_of_planes<S: CodeLanes>(a: &CodesArgs<u8>, out: &mut Vec<i32>) {
-    let g: &Geometry = &a.geometry;
-    let needed = a.blocks * g.groups() * CHANNELS;
+unsafe fn sums_of_planes<S: CodeLanes>(a: &CodesArgs<u8>, steps: &Steps, out: &mut Vec<i32>) {
+    let needed = a.blocks * steps.groups * CHANNELS;
     if out.len() < needed {
         out.resize(needed, 0);
     }
@@ -425,11 +434,11 @@ unsafe fn sums_of_planes<S: CodeLanes>(a: &CodesArgs<u8>, out: &mut Vec<i32>) {
     for at in 0..a.blocks * CHANNELS / lanes::<S>() {
         // SAFETY: the caller's; `out` has the lanes of every block and group.
         unsafe {
-            let c = column::<S, u8>(a, at, to);
-            for group in 0..g.groups() {
-                let mut code = c.codes(g.place(group).codes);
+            let c = column::<S, u8>(a, steps, at, to);
+            for group in 0..steps.groups {
+                let mut code = c.codes(steps.place(group).codes);
                 let mut sums = [S::zero(); 2];
-                for _ in 0..g.units() {
+                for _ in 0..steps.units {
                     let w = S::planes(S::load(code));
                     sums = [S::sum(sums[0], w[0]), S::sum(sums[1], w[1])];
                     code = code.add(LINE);
@@ -440,12 +449,44 @@ unsafe fn sums_of_planes<S: CodeLanes>(a: &CodesArgs<u8>, out: &mut Vec<i32>) {
     }
 }
 
+/// Cache lines of what is read next, asked for by a part of them before each tile: memory is waited for while there is work.
+struct Next {
+    at: *const u8,
+    lines: usize,
+    /// Lines of a part.
+    part: usize,
+}
+
+impl Next {
+    /// The parts for so many `tiles`.
+    fn new(next: *const [u8], tiles: usize) -> Next {
+        let lines = next.len().div_ceil(LINE);
+        Next { at: next.cast(), lines, part: lines.div_ceil(tiles.max(1)) }
+    }
+
+    /// Asks for a part.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `S`.
+    #[inline(always)]
+    unsafe fn ask<S: CodeLanes>(&mut self) {
+        let part = self.part.min(self.lines);
+        for i in 0..part {
+            // SAFETY: the caller's.
+            unsafe { S::Floats::prefetch_far(self.at.wrapping_add(i * LINE)) };
+        }
+        self.at = self.at.wrapping_add(part * LINE);
+        self.lines -= part;
+    }
+}
+
 /// Calls a tile for all rows: R at a time, then what is left by twos and ones. More kinds of tiles would be more code than
 /// the few rows are worth.
 macro_rules! rows {
-    ($tile:ident, $s:ty, $r:expr, $c:expr, [$($kind:expr),*], $a:expr $(, $more:expr)*) => {{
+    ($tile:ident, $s:ty, $r:expr, $c:expr, [$($kind:expr),*], $next:ident, $a:expr $(, $more:expr)*) => {{
         let mut row = 0;
         while row < $a.m {
+            $next.ask::<$s>();
             row += match $a.m - row {
                 left if left >= $r => {
                     $tile::<$s, $r, { $c }, $($kind),*>($a, row $(, $more)*);
@@ -476,7 +517,7 @@ unsafe fn by_codes<
     a: &CodesArgs<u8>,
     scratch: &mut Vec<i32>,
 ) {
-    let registers = a.n.div_ceil(lanes::<S>());
+    let (registers, steps) = (a.n.div_ceil(lanes::<S>()), a.geometry.steps());
     // SAFETY: the caller's: see `CodesArgs`; the registers and rows are inside.
     unsafe {
         let mut at = 0;
@@ -485,27 +526,28 @@ unsafe fn by_codes<
             let whole = const { CHANNELS / <S::Floats as Lanes>::N };
             while at < registers {
                 match whole {
-                    1 => stream::<S, 1, FOUR, U, GROUPED>(a, at),
-                    2 => stream::<S, 2, FOUR, U, GROUPED>(a, at),
-                    _ => stream::<S, 4, FOUR, U, GROUPED>(a, at),
+                    1 => stream::<S, 1, FOUR, U, GROUPED>(a, &steps, at),
+                    2 => stream::<S, 2, FOUR, U, GROUPED>(a, &steps, at),
+                    _ => stream::<S, 4, FOUR, U, GROUPED>(a, &steps, at),
                 }
                 at += whole;
             }
             return;
         }
         if FOUR && needs_sums::<S, GROUPED>() {
-            sums_of_planes::<S>(a, scratch);
+            sums_of_planes::<S>(a, &steps, scratch);
         }
         let sums = scratch.as_ptr();
+        let mut next = Next::new(a.next, registers.div_ceil(C) * a.m.div_ceil(R));
         // A block's registers are there even where its channels are not.
         let whole = const { CHANNELS / <S::Floats as Lanes>::N };
         while at + C <= a.blocks * whole && at < registers {
-            rows!(tile, S, R, C, [FOUR, U, GROUPED], a, at, sums);
+            rows!(tile, S, R, C, [FOUR, U, GROUPED], next, a, &steps, at, sums);
             at += C;
         }
         if C > whole {
             while at < registers {
-                rows!(tile, S, R, 1, [FOUR, U, GROUPED], a, at, sums);
+                rows!(tile, S, R, 1, [FOUR, U, GROUPED], next, a, &steps, at, sums);
                 at += 1;
             }
         }
@@ -553,6 +595,7 @@ unsafe fn number<S: CodeLanes, const FOUR: bool>(v: S::V, at: usize) -> Floats<S
 unsafe fn float_tile<S: CodeLanes, const R: usize, const C: usize, const FOUR: bool>(
     a: &CodesArgs<f32>,
     row: usize,
+    steps: &Steps,
     at: usize,
 ) {
     let g = &a.geometry;
@@ -560,11 +603,11 @@ unsafe fn float_tile<S: CodeLanes, const R: usize, const C: usize, const FOUR: b
     let step = g.step();
     // SAFETY: the caller's; `x` is read below `k` only.
     unsafe {
-        let columns: [Column; C] = columns::<S, f32, C>(a, at, std::ptr::null());
+        let columns: [Column; C] = columns::<S, f32, C>(a, steps, at, std::ptr::null());
         let x = a.x.add(row * a.ldx);
         let mut totals = [[S::Floats::splat(0.0); C]; R];
-        for group in 0..g.groups() {
-            let place = g.place(group);
+        for group in 0..steps.groups {
+            let place = steps.place(group);
             let mut unit_at = place.codes;
             let mut acc = [[S::Floats::splat(0.0); C]; R];
             let mut k = group * g.group;
@@ -614,25 +657,26 @@ unsafe fn float_tile<S: CodeLanes, const R: usize, const C: usize, const FOUR: b
 
 #[inline(always)]
 unsafe fn by_floats<S: CodeLanes, const R: usize, const C: usize, const FOUR: bool>(a: &CodesArgs<f32>) {
-    let registers = a.n.div_ceil(lanes::<S>());
+    let (registers, steps) = (a.n.div_ceil(lanes::<S>()), a.geometry.steps());
     // SAFETY: the caller's: see `CodesArgs`; the registers and rows are inside.
     unsafe {
         let mut at = 0;
         if a.m == 1 {
             // Each sum waits for the one before: four columns at a time.
             while at + 4 <= registers {
-                float_tile::<S, 1, 4, FOUR>(a, 0, at);
+                float_tile::<S, 1, 4, FOUR>(a, 0, &steps, at);
                 at += 4;
             }
         }
+        let mut next = Next::new(a.next, registers.div_ceil(C) * a.m.div_ceil(R));
         let whole = const { CHANNELS / <S::Floats as Lanes>::N };
         while at + C <= a.blocks * whole && at < registers {
-            rows!(float_tile, S, R, C, [FOUR], a, at);
+            rows!(float_tile, S, R, C, [FOUR], next, a, &steps, at);
             at += C;
         }
         if C > whole {
             while at < registers {
-                rows!(float_tile, S, R, 1, [FOUR], a, at);
+                rows!(float_tile, S, R, 1, [FOUR], next, a, &steps, at);
                 at += 1;
             }
         }
