@@ -11,6 +11,7 @@ mod ctx;
 mod error;
 mod operand;
 mod pool;
+mod scratch;
 mod wide;
 
 pub mod attention;

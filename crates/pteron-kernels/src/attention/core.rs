@@ -14,6 +14,7 @@ use pteron_tensor::{B8, DType};
 use crate::matmul::gemm::Rounded;
 use crate::operand::SharedMut;
 use crate::quant::dequantize::{Dequantizer, Form};
+use crate::scratch::Floats;
 use crate::simd::{DotArgs, KEYS_STEP, Kernels, KeysArgs, MatrixElement, NnArgs, NtArgs, PanelLine, ask_for};
 use crate::{Context, wide};
 
@@ -145,7 +146,11 @@ impl<'a> State<'a> {
         let width = out.len();
         let joint = self.max[r].max(max);
         // A side that saw nothing has no weight; its sum and values are 0, or NaN, which stays.
-        let weight = |m: f32| if m == f32::NEG_INFINITY { 0.0 } else { f64::from(m - joint).exp() as f32 };
+        let weight = |m: f32| match m {
+            f32::NEG_INFINITY => 0.0,
+            m if m == joint => 1.0,
+            m => f64::from(m - joint).exp() as f32,
+        };
         let (a, b) = (weight(self.max[r]), weight(max));
         self.max[r] = joint;
         self.sum[r] = self.sum[r] * a + sum * b;
@@ -196,8 +201,8 @@ pub(super) struct Codes<'a> {
 
 impl Codes<'_> {
     /// `n` rows from position `j0` on as numbers, one behind the other.
-    fn numbers(&self, batch: usize, head: usize, j0: usize, n: usize, width: usize, out: &mut Vec<f32>) {
-        out.resize(n * width, 0.0);
+    fn numbers(&self, batch: usize, head: usize, j0: usize, n: usize, width: usize, out: &mut Floats) {
+        out.resize(n * width);
         for (j, row) in out.chunks_exact_mut(width.max(1)).enumerate() {
             let at = |r: [usize; 3]| batch * r[0] + head * r[1] + (j0 + j) * r[2];
             let strides = |batch, head, pos| [batch, head, pos];
@@ -233,7 +238,7 @@ impl<T: MatrixElement> Source<'_, T> {
         j0: usize,
         n: usize,
         width: usize,
-        numbers: &mut Vec<f32>,
+        numbers: &mut Floats,
     ) -> (*const T, usize) {
         match self {
             Source::Plain(r) => (r.data[batch * r.batch + head * r.head + j0 * r.pos..].as_ptr(), r.pos),
@@ -284,26 +289,26 @@ pub(super) struct Inputs<'a, T> {
 #[derive(Default)]
 struct Space {
     /// The tile's queries in f32, or
-    q: Vec<f32>,
+    q: Floats,
     /// in their own type, where there is a kernel for that.
     narrow: Vec<bf16>,
     panel: Vec<PanelLine>,
     /// A block's keys, laid out for many queries.
-    laid: Vec<f32>,
-    scores: Vec<f32>,
+    laid: Floats,
+    scores: Floats,
     /// The block's maximum and sum of each row.
     sums: Vec<(f32, f32)>,
-    part: Vec<f32>,
+    part: Floats,
     /// Keys and values of a block of codes.
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    state: Vec<f32>,
+    keys: Floats,
+    values: Floats,
+    state: Floats,
 }
 
 thread_local! {
     static SPACE: RefCell<Space> = RefCell::default();
     /// States of all blocks where these go to several threads.
-    static PARTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PARTS: RefCell<Floats> = const { RefCell::new(Floats::new()) };
 }
 
 /// Calls `f` with this thread's memory.
@@ -319,21 +324,29 @@ impl Space {
     fn prepare<T: MatrixElement>(&mut self, kernels: &Kernels, p: &Problem<'_>, q: &Rows<'_, T>, t: Tile) {
         let rows = t.all_rows(p);
         let own = T::own(kernels).is_some();
-        self.q.clear();
+        let narrow = own && T::DTYPE == DType::BF16;
+        self.q.resize(if narrow { 0 } else { rows * p.width });
         self.narrow.clear();
         for g in 0..t.heads * p.group() {
             for i in 0..t.count {
                 let at = t.batch * q.batch + (t.kv_head * p.group() + g) * q.head + (t.first + i) * q.pos;
                 let row = &q.data[at..at + p.width];
                 match bytemuck::try_cast_slice::<T, bf16>(row) {
-                    Ok(row) if own => self.narrow.extend_from_slice(row),
-                    _ => self.q.extend(row.iter().map(|x| x.widen())),
+                    Ok(row) if narrow => self.narrow.extend_from_slice(row),
+                    _ => {
+                        let r = g * t.count + i;
+                        let to = &mut self.q[r * p.width..(r + 1) * p.width];
+                        match bytemuck::try_cast_slice::<T, f32>(row) {
+                            Ok(row) if T::DTYPE == DType::F32 => to.copy_from_slice(row),
+                            _ => to.iter_mut().zip(row).for_each(|(to, x)| *to = x.widen()),
+                        }
+                    }
                 }
             }
         }
         // Rows that were there before are written before they are read.
-        self.scores.resize(rows * KV_BLOCK, 0.0);
-        self.part.resize(rows * p.value_width, 0.0);
+        self.scores.resize(rows * KV_BLOCK);
+        self.part.resize(rows * p.value_width);
         self.sums.resize(rows, (0.0, 0.0));
     }
 }
@@ -414,7 +427,7 @@ fn block<T: MatrixElement>(
     let many = T::keys(kernels).filter(|_| t.heads == 1 && rows >= MANY_ROWS && p.width.is_multiple_of(KEYS_STEP));
     if let Some((lay_out, scores)) = many {
         let (w, ldw) = x.k.block(t.batch, t.kv_head, j0, n, p.width, &mut space.keys);
-        space.laid.resize(KV_BLOCK * p.width, 0.0);
+        space.laid.resize(KV_BLOCK * p.width);
         let (keys, out) = (space.laid.as_mut_ptr(), space.scores.as_mut_ptr());
         let (ldx, ldo, scale) = (p.width, KV_BLOCK, p.scale);
         // SAFETY: as below; a block of keys, whole steps of them, has room where they are laid out and in each row of scores.
@@ -572,7 +585,7 @@ pub(super) fn run<T: MatrixElement + Rounded>(
         with(&SPACE, |space| {
             space.prepare(kernels, p, &x.q, t);
             let mut memory = std::mem::take(&mut space.state);
-            memory.resize(State::len(rows, p.value_width), 0.0);
+            memory.resize(State::len(rows, p.value_width));
             let mut state = State::new(&mut memory, rows);
             for b in blocks(p, t) {
                 block(kernels, p, x, t, b * KV_BLOCK, space, &mut state);
@@ -593,7 +606,7 @@ pub(super) fn run<T: MatrixElement + Rounded>(
     if widest > 1 && count < 4 * ctx.pool().threads() && ctx.pool().threads() > 1 {
         let most = State::len(heads * p.group() * per_tile, p.value_width);
         with(&PARTS, |parts| {
-            parts.resize((count * widest + 1) * most, 0.0);
+            parts.resize((count * widest + 1) * most);
             let slots = SharedMut::new(parts);
             ctx.pool().run(count * widest, &|piece| {
                 let t = tile(piece / widest);

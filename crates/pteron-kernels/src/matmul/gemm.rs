@@ -9,6 +9,7 @@ use pteron_tensor::Element;
 
 use crate::Context;
 use crate::operand::SharedMut;
+use crate::scratch::Floats;
 use crate::simd::{DotArgs, DotFn, MatrixElement, NnArgs, NtArgs, PanelLine};
 
 /// Elements of the right-hand block that one piece keeps in the second-level cache while rows go by.
@@ -114,7 +115,7 @@ impl Rounded for bf16 {
 
 thread_local! {
     /// Sums of a piece before they are rounded, and the right-hand matrix as a tile reads it.
-    static SCRATCH: RefCell<(Vec<f32>, Vec<PanelLine>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static SCRATCH: RefCell<(Floats, Vec<PanelLine>)> = const { RefCell::new((Floats::new(), Vec::new())) };
 }
 
 /// Calls `f` with memory of this thread: `len` sums, whatever they hold, and a panel. What a thread keeps is bounded by the
@@ -123,10 +124,8 @@ fn with_scratch(len: usize, f: impl FnOnce(&mut [f32], &mut Vec<PanelLine>)) {
     SCRATCH.with(|s| match s.try_borrow_mut() {
         Ok(mut s) => {
             let (sums, panel) = &mut *s;
-            if sums.len() < len {
-                sums.resize(len, 0.0);
-            }
-            f(&mut sums[..len], panel);
+            sums.resize(len);
+            f(sums, panel);
         }
         Err(_) => f(&mut vec![0.0; len], &mut Vec::new()),
     });

@@ -10,6 +10,7 @@ use super::Layer;
 use super::gemm::{Epilogue, Rounded, dot_piece};
 use crate::Context;
 use crate::operand::{Operand, SharedMut};
+use crate::scratch::Floats;
 use crate::simd::{DotArgs, PANEL_COLUMNS, PanelFns, PanelLine, panel_lines};
 
 /// The weight of a linear layer, `n` rows (output channels) of `k`, in the order in which the kernel takes it: for each sixteen
@@ -65,7 +66,7 @@ impl Panels {
 
 thread_local! {
     /// Sums of a piece before they are rounded.
-    static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SUMS: RefCell<Floats> = const { RefCell::new(Floats::new()) };
 }
 
 /// A layer cut into pieces.
@@ -95,8 +96,8 @@ impl Cut<'_> {
         let (column, row) = (i / self.down * self.columns, i % self.down * self.rows);
         let (rows, columns) = (self.rows.min(m - row), self.columns.min(n - column));
         let epilogue = Epilogue { bias: self.bias.as_deref(), blend: None };
-        let run = |sums: &mut Vec<f32>| {
-            sums.resize(rows * columns, 0.0);
+        let run = |sums: &mut Floats| {
+            sums.resize(rows * columns);
             let x = left.x.as_ptr().wrapping_add(row * k);
             let out = sums.as_mut_ptr();
             let args = DotArgs { x, ldx: k, w: x, ldw: 0, out, ldo: columns, m: rows, n: columns, k, ahead: 0 };
@@ -114,7 +115,7 @@ impl Cut<'_> {
         };
         SUMS.with(|s| match s.try_borrow_mut() {
             Ok(mut sums) => run(&mut sums),
-            Err(_) => run(&mut Vec::new()),
+            Err(_) => run(&mut Floats::new()),
         });
     }
 }

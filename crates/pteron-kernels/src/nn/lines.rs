@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use crate::operand::SharedMut;
+use crate::scratch::Floats;
 use crate::simd::Function;
 use crate::wide::wide;
 use crate::{Context, KernelError, KernelResult};
@@ -30,7 +31,7 @@ pub struct Lines<'a> {
 
 thread_local! {
     /// A row that is computed.
-    static LINE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static LINE: RefCell<Floats> = const { RefCell::new(Floats::new()) };
 }
 
 impl<'a> Lines<'a> {
@@ -96,10 +97,10 @@ impl<'a> Lines<'a> {
             return f(&x[i * self.k..(i + 1) * self.k]);
         }
         LINE.with(|line| {
-            let mut own = Vec::new();
+            let mut own = Floats::new();
             let mut kept = line.try_borrow_mut();
             let line = kept.as_deref_mut().unwrap_or(&mut own);
-            line.resize(self.k, 0.0);
+            line.resize(self.k);
             // SAFETY: the caller's word.
             unsafe { self.write_row(ctx, i, line) };
             f(line)

@@ -8,6 +8,7 @@ use pteron_tensor::{DType, ViewMut};
 use super::{Packed, Rows};
 use crate::matmul::gemm::Rounded;
 use crate::operand::SharedMut;
+use crate::scratch::Floats;
 use crate::simd::{CHANNELS, CodesArgs, PLAIN, code_row};
 use crate::{Context, KernelError, KernelResult};
 
@@ -52,7 +53,7 @@ const OP: &str = "linear of codes";
 
 thread_local! {
     /// What kernels use between, and sums before they are rounded.
-    static SCRATCH: RefCell<(Vec<i32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static SCRATCH: RefCell<(Vec<i32>, Floats)> = const { RefCell::new((Vec::new(), Floats::new())) };
 }
 
 /// Where results go.
@@ -159,7 +160,7 @@ impl Cut<'_> {
                 }
                 return;
             }
-            sums.resize(m * n, 0.0);
+            sums.resize(m * n);
             run(sums.as_mut_ptr(), n, scratch);
             for (r, line) in sums.chunks_exact_mut(n).enumerate() {
                 add(line);
@@ -177,13 +178,13 @@ impl Cut<'_> {
     }
 }
 
-fn with_scratch(f: impl FnOnce(&mut Vec<i32>, &mut Vec<f32>)) {
+fn with_scratch(f: impl FnOnce(&mut Vec<i32>, &mut Floats)) {
     SCRATCH.with(|s| match s.try_borrow_mut() {
         Ok(mut s) => {
             let (ints, floats) = &mut *s;
             f(ints, floats);
         }
-        Err(_) => f(&mut Vec::new(), &mut Vec::new()),
+        Err(_) => f(&mut Vec::new(), &mut Floats::new()),
     });
 }
 

@@ -8,6 +8,7 @@ use crate::quant::QuantSemantics;
 use crate::quant::qd8;
 use crate::quant::qparams::{self, Mapping};
 use crate::quant::quantize::{Form, Quantizer};
+use crate::scratch::Floats;
 use crate::simd::{Encode, EncodeKind, code_row};
 use crate::{Context, KernelError, KernelResult};
 
@@ -49,7 +50,7 @@ pub struct Rows {
     pub(super) m: usize,
     pub(super) k: usize,
     /// What rows are computed into where their codes depend on all of them.
-    floats: Vec<f32>,
+    floats: Floats,
 }
 
 const OP: &str = "linear of codes";
@@ -92,7 +93,7 @@ impl Rows {
         if whole && x.as_floats().is_none() {
             // The range of all of them comes before the first code.
             let mut all = std::mem::take(&mut self.floats);
-            all.resize(m * k, 0.0);
+            all.resize(m * k);
             let done = x.write(ctx, &mut all).and_then(|()| self.quantize(ctx, &Lines::floats(&all, [m, k])?, how));
             self.floats = all;
             return done;

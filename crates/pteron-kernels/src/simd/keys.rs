@@ -5,13 +5,14 @@
 //! register of sixteen scores, so that adding them up takes no shuffles.
 
 use std::arch::x86_64::*;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::avx512::Avx512;
 use super::lanes::{Lanes, Weight};
 use super::{KEYS_STEP as N, KeysArgs};
 
-/// Queries of a tile: with the partial sums that wait, they fill the registers.
-const ROWS: usize = 6;
+/// Queries of a tile: by two registers of keys, and with the partial sums that wait, they fill the registers.
+const ROWS: usize = 3;
 
 /// Sixteen rows of sixteen become sixteen columns.
 ///
@@ -77,17 +78,26 @@ unsafe fn lay_out<W: Weight>(w: *const W, ldw: usize, n: usize, k: usize, out: *
     }
 }
 
-/// Partial sum `l` of R queries by sixteen keys.
+/// Scores of R queries by C times sixteen keys, or a part of their sums.
+type Sums<const R: usize, const C: usize> = [[__m512; C]; R];
+
+/// Partial sum `l`.
 #[inline(always)]
-unsafe fn partial<const R: usize>(a: &KeysArgs, keys: *const f32, l: usize) -> [__m512; R] {
+unsafe fn partial<const R: usize, const C: usize>(a: &KeysArgs, keys: *const f32, l: usize) -> Sums<R, C> {
     // SAFETY: the caller's.
     unsafe {
-        let mut sum = [_mm512_setzero_ps(); R];
+        let mut sum = [[_mm512_setzero_ps(); C]; R];
         let mut k = l;
         while k < a.k {
-            let key = _mm512_loadu_ps(keys.add(k * N));
+            let mut key = [_mm512_setzero_ps(); C];
+            for c in 0..C {
+                key[c] = _mm512_loadu_ps(keys.add((c * a.k + k) * N));
+            }
             for r in 0..R {
-                sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(*a.x.add(r * a.ldx + k)), key, sum[r]);
+                let x = _mm512_set1_ps(*a.x.add(r * a.ldx + k));
+                for c in 0..C {
+                    sum[r][c] = _mm512_fmadd_ps(x, key[c], sum[r][c]);
+                }
             }
             k += N;
         }
@@ -97,44 +107,78 @@ unsafe fn partial<const R: usize>(a: &KeysArgs, keys: *const f32, l: usize) -> [
 
 /// `x + y`.
 #[inline(always)]
-unsafe fn both<const R: usize>(x: [__m512; R], y: [__m512; R]) -> [__m512; R] {
+unsafe fn both<const R: usize, const C: usize>(x: Sums<R, C>, y: Sums<R, C>) -> Sums<R, C> {
     let mut out = x;
     for r in 0..R {
-        // SAFETY: the caller's: the processor has AVX-512.
-        out[r] = unsafe { _mm512_add_ps(out[r], y[r]) };
+        for c in 0..C {
+            // SAFETY: the caller's: the processor has AVX-512.
+            out[r][c] = unsafe { _mm512_add_ps(out[r][c], y[r][c]) };
+        }
     }
     out
 }
 
 /// Partial sums `l` and `l + 8`.
 #[inline(always)]
-unsafe fn of_two<const R: usize>(a: &KeysArgs, keys: *const f32, l: usize) -> [__m512; R] {
+unsafe fn of_two<const R: usize, const C: usize>(a: &KeysArgs, keys: *const f32, l: usize) -> Sums<R, C> {
     // SAFETY: the caller's.
     unsafe { both(partial(a, keys, l), partial(a, keys, l + 8)) }
 }
 
 /// Partial sums `l`, `l + 4`, …
 #[inline(always)]
-unsafe fn of_four<const R: usize>(a: &KeysArgs, keys: *const f32, l: usize) -> [__m512; R] {
+unsafe fn of_four<const R: usize, const C: usize>(a: &KeysArgs, keys: *const f32, l: usize) -> Sums<R, C> {
     // SAFETY: the caller's.
     unsafe { both(of_two(a, keys, l), of_two(a, keys, l + 4)) }
 }
 
 /// Partial sums `l`, `l + 2`, …
 #[inline(always)]
-unsafe fn of_eight<const R: usize>(a: &KeysArgs, keys: *const f32, l: usize) -> [__m512; R] {
+unsafe fn of_eight<const R: usize, const C: usize>(a: &KeysArgs, keys: *const f32, l: usize) -> Sums<R, C> {
     // SAFETY: the caller's.
     unsafe { both(of_four(a, keys, l), of_four(a, keys, l + 2)) }
 }
 
 #[inline(always)]
-unsafe fn tile<const R: usize>(a: &KeysArgs, keys: *const f32, out: *mut f32) {
+unsafe fn tile<const R: usize, const C: usize>(a: &KeysArgs, keys: *const f32, out: *mut f32) {
     // SAFETY: the caller's.
     unsafe {
-        let sums: [__m512; R] = both(of_eight(a, keys, 0), of_eight(a, keys, 1));
+        // One half waits in memory: the partial sums of the other one need the registers.
+        let even: Sums<R, C> = of_eight(a, keys, 0);
+        for r in 0..R {
+            for c in 0..C {
+                _mm512_storeu_ps(out.add(r * a.ldo + c * N), even[r][c]);
+            }
+        }
+        compiler_fence(Ordering::AcqRel);
+        let odd: Sums<R, C> = of_eight(a, keys, 1);
         let scale = _mm512_set1_ps(a.scale);
         for r in 0..R {
-            _mm512_storeu_ps(out.add(r * a.ldo), _mm512_mul_ps(sums[r], scale));
+            for c in 0..C {
+                let to = out.add(r * a.ldo + c * N);
+                _mm512_storeu_ps(to, _mm512_mul_ps(_mm512_add_ps(_mm512_loadu_ps(to), odd[r][c]), scale));
+            }
+        }
+    }
+}
+
+/// C registers of keys from `from` on.
+#[inline(always)]
+unsafe fn columns<const C: usize>(a: &KeysArgs, from: usize) {
+    // SAFETY: the caller's: the rows and the keys are there.
+    unsafe {
+        let keys = a.keys.add(from * a.k);
+        let mut r = 0;
+        while r < a.m {
+            let rows = KeysArgs { x: a.x.add(r * a.ldx), ..*a };
+            let out = a.out.add(r * a.ldo + from);
+            if a.m - r >= ROWS {
+                tile::<ROWS, C>(&rows, keys, out);
+                r += ROWS;
+            } else {
+                tile::<1, C>(&rows, keys, out);
+                r += 1;
+            }
         }
     }
 }
@@ -156,25 +200,12 @@ pub(super) unsafe fn scores(a: KeysArgs) {
     // SAFETY: the caller's: see [`super::KeysFns`].
     unsafe {
         let mut from = 0;
-        while from < a.n {
-            let keys = a.keys.add(from * a.k);
-            let mut r = 0;
-            while r < a.m {
-                let rows = KeysArgs { x: a.x.add(r * a.ldx), ..a };
-                let out = a.out.add(r * a.ldo + from);
-                let left = a.m - r;
-                if left >= ROWS {
-                    tile::<ROWS>(&rows, keys, out);
-                    r += ROWS;
-                } else if left >= 3 {
-                    tile::<3>(&rows, keys, out);
-                    r += 3;
-                } else {
-                    tile::<1>(&rows, keys, out);
-                    r += 1;
-                }
-            }
-            from += N;
+        while from + N < a.n {
+            columns::<2>(&a, from);
+            from += 2 * N;
+        }
+        if from < a.n {
+            columns::<1>(&a, from);
         }
     }
 }

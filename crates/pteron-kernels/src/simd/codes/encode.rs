@@ -56,15 +56,17 @@ unsafe fn codes(e: &Encode, x: __m512) -> __m128i {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn encode(e: Encode, x: &[f32], out: &mut [u8]) {
     let (n, from, to) = (out.len(), x.as_ptr(), out.as_mut_ptr());
-    let mut at = 0;
-    while at < n {
-        let mask = first(n - at);
-        // SAFETY: the caller's; lanes from `n` on are neither read nor written.
-        unsafe {
-            let x = _mm512_maskz_loadu_ps(mask, from.add(at));
-            _mm_mask_storeu_epi8(to.add(at).cast(), mask, codes(&e, x));
+    let whole = n - n % LANES;
+    // SAFETY: the caller's; lanes from `n` on are neither read nor written.
+    unsafe {
+        for at in (0..whole).step_by(LANES) {
+            _mm_storeu_si128(to.add(at).cast(), codes(&e, _mm512_loadu_ps(from.add(at))));
         }
-        at += LANES;
+        if whole < n {
+            let mask = first(n - whole);
+            let x = _mm512_maskz_loadu_ps(mask, from.add(whole));
+            _mm_mask_storeu_epi8(to.add(whole).cast(), mask, codes(&e, x));
+        }
     }
 }
 
@@ -74,29 +76,31 @@ pub(super) unsafe fn encode(e: Encode, x: &[f32], out: &mut [u8]) {
 /// The processor has AVX-512 F.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn extremes(head: f32, x: &[f32]) -> (f32, f32, bool) {
-    let mut low = [_mm512_set1_ps(head); 4];
-    let mut high = low;
-    let mut numbers = [u16::MAX; 4];
+    const CHAINS: usize = 4;
+    let start = _mm512_set1_ps(head);
+    let (mut low, mut high) = ([start; CHAINS], [start; CHAINS]);
+    let mut numbers = [u16::MAX; CHAINS];
+    // `min` and `max` give their second operand where one is NaN.
+    let mut take = |i: usize, v: __m512| {
+        low[i] = _mm512_min_ps(v, low[i]);
+        high[i] = _mm512_max_ps(v, high[i]);
+        numbers[i] &= _mm512_cmp_ps_mask::<_CMP_ORD_Q>(v, v);
+    };
     let (n, from) = (x.len(), x.as_ptr());
-    let mut at = 0;
-    while at < n {
-        for i in 0..4 {
-            let left = n.saturating_sub(at + i * LANES);
-            if left == 0 {
-                break;
-            }
-            // SAFETY: lanes from `n` on are not read; `min` and `max` give their second operand where one is NaN.
-            unsafe {
-                let v = _mm512_mask_loadu_ps(_mm512_set1_ps(head), first(left), from.add(at + i * LANES));
-                low[i] = _mm512_min_ps(v, low[i]);
-                high[i] = _mm512_max_ps(v, high[i]);
-                numbers[i] &= _mm512_cmp_ps_mask::<_CMP_ORD_Q>(v, v);
+    let rounds = n - n % (CHAINS * LANES);
+    // SAFETY: the caller's; lanes from `n` on are not read.
+    unsafe {
+        for at in (0..rounds).step_by(CHAINS * LANES) {
+            for i in 0..CHAINS {
+                take(i, _mm512_loadu_ps(from.add(at + i * LANES)));
             }
         }
-        at += 4 * LANES;
+        for at in (rounds..n).step_by(LANES) {
+            take(0, _mm512_mask_loadu_ps(start, first(n - at), from.add(at)));
+        }
     }
     // Lanes are NaN only where `head` is, and then all of them.
     let lo = _mm512_min_ps(_mm512_min_ps(low[0], low[1]), _mm512_min_ps(low[2], low[3]));
     let hi = _mm512_max_ps(_mm512_max_ps(high[0], high[1]), _mm512_max_ps(high[2], high[3]));
-    (_mm512_reduce_min_ps(lo), _mm512_reduce_max_ps(hi), numbers != [u16::MAX; 4])
+    (_mm512_reduce_min_ps(lo), _mm512_reduce_max_ps(hi), numbers != [u16::MAX; CHAINS])
 }
