@@ -101,6 +101,11 @@ fn rows_are_the_same_in_any_parts_and_other_than_they_were() {
         let plain = read_all(inner(&p.name, &p.shape).unwrap().as_ref()).unwrap();
         if plain[..] == whole[..] { same += 1 } else { other += 1 }
     }
+    // What is held of one model's weights is not another's.
+    let name = "model.layers.1.self_attn.o_proj.weight";
+    let other_model = |name: &str, shape: &[usize]| SyntheticWeights::new(6).get(name, shape);
+    let of = |inner: &dyn Weights| read_all(rotation.weight(name, &[48, 48], inner).unwrap().as_ref()).unwrap();
+    assert!(of(&inner)[..] != of(&other_model)[..]);
     // Biases of query and key.
     assert_eq!((same, other), (2 * 2, 2 * 11 + 3));
 }

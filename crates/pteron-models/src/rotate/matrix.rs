@@ -105,6 +105,13 @@ fn cosines(n: usize) -> Vec<f64> {
     (0..n * n).map(|k| at(k / n, k % n)).collect()
 }
 
+/// The factors of a size that `llama::fast_hadamard_transform` takes: 1 or 28, and a power of two.
+pub(super) fn operator_parts(size: usize) -> Option<(usize, usize)> {
+    let n = if size.is_multiple_of(28) { 28 } else { 1 };
+    let power = size / n;
+    power.is_power_of_two().then_some((n, power))
+}
+
 fn transpose(values: &[f64], n: usize) -> Vec<f64> {
     (0..n * n).map(|k| values[k % n * n + k / n]).collect()
 }
@@ -132,11 +139,7 @@ impl Matrix {
     /// What undoes `llama::fast_hadamard_transform` over `size` elements: a weight times this from the right takes transformed
     /// inputs. `None` for a size that the operator does not have.
     pub(super) fn undoing_operator(size: usize) -> Option<Matrix> {
-        let n = if size.is_multiple_of(28) { 28 } else { 1 };
-        let power = size / n;
-        if !power.is_power_of_two() {
-            return None;
-        }
+        let (n, power) = operator_parts(size)?;
         // The operator divides by the root of the power of two only.
         let block = match n {
             1 => vec![1.0],

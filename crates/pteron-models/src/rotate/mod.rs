@@ -170,7 +170,7 @@ impl Rotation {
         };
         let heads = layer.and_then(|layer| self.heads.get(layer.parse::<usize>().ok()?));
         let residual = || Some(Arc::clone(&self.residual));
-        let mut s = RotatedSource::new(name, source, &self.desk);
+        let mut s = RotatedSource::new(source, &self.desk);
         match leaf {
             EMBEDDING => s.right = residual(),
             OUTPUT => (s.gain, s.right) = (gain("model.norm.weight")?, residual()),
@@ -216,6 +216,5 @@ pub(crate) fn no_operator(config: &ModelConfig) -> ModelError {
 
 /// Whether `llama::fast_hadamard_transform` takes rows of `n` elements.
 pub(crate) fn has_operator(n: usize) -> bool {
-    let part = if n.is_multiple_of(28) { n / 28 } else { n };
-    part.is_power_of_two()
+    matrix::operator_parts(n).is_some()
 }

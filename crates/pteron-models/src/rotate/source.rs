@@ -1,6 +1,7 @@
 //! Weights that are rotated while they are read.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pteron_tensor::{CastSource, DType, SharedSource, SourceError, TensorSource, check_rows};
@@ -10,33 +11,36 @@ use super::matrix::Matrix;
 /// Rows, or columns, that are rotated together.
 const TOGETHER: usize = 16;
 
-/// The whole matrix that was rotated last, as f32, and its name: rows of a product with a matrix on the left need all rows, and a
-/// weight's rows are asked for one part after the other.
+/// The whole matrix that was rotated last, as f32, and the number of its source: rows of a product with a matrix on the left need
+/// all rows, and a weight's rows are asked for one part after the other.
 #[derive(Debug, Default)]
-pub(super) struct Desk(Mutex<Option<(String, Arc<Vec<u8>>)>>);
+pub(super) struct Desk(Mutex<Option<(u64, Arc<Vec<u8>>)>>);
+
+/// Sources so far.
+static SOURCES: AtomicU64 = AtomicU64::new(0);
 
 impl Desk {
     fn get(
         &self,
-        name: &str,
+        source: u64,
         make: impl FnOnce() -> Result<Vec<u8>, SourceError>,
     ) -> Result<Arc<Vec<u8>>, SourceError> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, bytes)) = &*held
-            && of == name
+            && *of == source
         {
             return Ok(Arc::clone(bytes));
         }
         // Before the next one is made, so that there is one at a time.
         *held = None;
         let bytes = Arc::new(make()?);
-        *held = Some((name.to_owned(), Arc::clone(&bytes)));
+        *held = Some((source, Arc::clone(&bytes)));
         Ok(bytes)
     }
 
-    fn clear(&self, name: &str) {
+    fn clear(&self, source: u64) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.as_ref().is_some_and(|(of, _)| of == name) {
+        if held.as_ref().is_some_and(|(of, _)| *of == source) {
             *held = None;
         }
     }
@@ -46,21 +50,21 @@ impl Desk {
 /// weight's sizes. A vector has one column.
 #[derive(Debug)]
 pub(super) struct RotatedSource {
-    /// The name on the desk.
-    pub(super) name: String,
+    /// Its number on the desk.
+    number: u64,
     /// Elements of f32.
     inner: SharedSource,
     pub(super) gain: Option<Arc<[f64]>>,
     pub(super) left: Option<Arc<Matrix>>,
     pub(super) right: Option<Arc<Matrix>>,
-    pub(super) desk: Arc<Desk>,
+    desk: Arc<Desk>,
 }
 
 impl RotatedSource {
     /// `inner` as it is, until something is set.
-    pub(super) fn new(name: &str, inner: SharedSource, desk: &Arc<Desk>) -> RotatedSource {
-        let (name, inner) = (name.to_owned(), CastSource::wrap(inner, DType::F32));
-        RotatedSource { name, inner, gain: None, left: None, right: None, desk: Arc::clone(desk) }
+    pub(super) fn new(inner: SharedSource, desk: &Arc<Desk>) -> RotatedSource {
+        let (number, inner) = (SOURCES.fetch_add(1, Ordering::Relaxed), CastSource::wrap(inner, DType::F32));
+        RotatedSource { number, inner, gain: None, left: None, right: None, desk: Arc::clone(desk) }
     }
 
     /// Rows of `W · diag(gain) · R`.
@@ -131,7 +135,7 @@ impl TensorSource for RotatedSource {
     fn read_rows(&self, rows: Range<usize>, out: &mut [u8]) -> Result<(), SourceError> {
         check_rows(self, &rows, out)?;
         let Some(left) = &self.left else { return self.read_right(rows, out) };
-        let all = self.desk.get(&self.name, || self.whole(left))?;
+        let all = self.desk.get(self.number, || self.whole(left))?;
         let n = self.row_bytes();
         out.copy_from_slice(&all[rows.start * n..rows.end * n]);
         Ok(())
@@ -139,7 +143,7 @@ impl TensorSource for RotatedSource {
 
     fn release(&self) {
         self.inner.release();
-        self.desk.clear(&self.name);
+        self.desk.clear(self.number);
     }
 
     fn label(&self) -> &str {
