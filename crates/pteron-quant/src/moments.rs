@@ -176,7 +176,8 @@ impl Tap {
         let done = transposed.zip(x).zip(out).map(|((a, b), mut out)| matmul::mm(ctx, &a, &b, &mut out));
         debug_assert!(matches!(done, Some(Ok(()))));
         gram.iter_mut().zip(&product).for_each(|(sum, v)| *sum += v);
-        self.present.clear();
+        // The rows of one layer at a time.
+        self.present = Vec::new();
     }
 }
 

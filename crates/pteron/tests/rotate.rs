@@ -6,8 +6,9 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use pteron::evaluation::CausalModel;
+use pteron::ir::{Module, print};
 use pteron::models::{BuildOptions, ModelConfig, ModelError, Rotation, SyntheticWeights, Weights, build, parameters};
-use pteron::tensor::{SharedSource, read_all};
+use pteron::tensor::{DType, SharedSource, read_all};
 use pteron::{EvalModel, LoadOptions, Program};
 use pteron_testkit::torch::{TorchTensor, save};
 use serde_json::{Value, json};
@@ -78,6 +79,28 @@ fn the_function_stays() {
             let options = BuildOptions { use_spin_quant: true, ..BuildOptions::default() };
             close(&plain, &logits(&free, &rotated, options));
         }
+    }
+}
+
+#[test]
+fn alone_the_transform_stands_in_front_of_weights_as_they_are() {
+    let config = tiny("LlamaForCausalLM", json!({}));
+    let options = BuildOptions { use_spin_quant: true, ..BuildOptions::default() };
+    let [with, without] =
+        [options, BuildOptions::default()].map(|o| build(&config, &SyntheticWeights::new(5), &o).unwrap());
+    let operators = |m: &Module| print::module(m).matches("llama::fast_hadamard_transform").count();
+    assert_eq!((operators(&with), operators(&without)), (config.n_layers, 0));
+    let weights = |m: &Module| m.constants.values().map(|c| c.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(weights(&with), weights(&without));
+    // The operator takes no other sizes, and no bf16.
+    let other = tiny("LlamaForCausalLM", json!({"intermediate_size": 96}));
+    let bf16 = BuildOptions { dtype: DType::BF16, use_spin_quant: true, ..BuildOptions::default() };
+    for (config, options, says) in [
+        (&other, BuildOptions { use_spin_quant: true, ..BuildOptions::default() }, "2^k or 28·2^k"),
+        (&config, bf16, "fp32 or fp16"),
+    ] {
+        let said = build(config, &SyntheticWeights::new(5), &options).unwrap_err().to_string();
+        assert!(said.contains(says), "{said}");
     }
 }
 
