@@ -316,6 +316,7 @@ pub(crate) type LayOutKeys<W> = unsafe fn(*const W, usize, usize, usize, *mut f3
 
 /// `out[m, n] = scale · Σ_k x[m, k]·keys[n, k]`, with keys as [`LayOutKeys`] leaves them; the bits of [`NtFn`] and a product.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "no kernel of this architecture reads it"))]
 pub(crate) struct KeysArgs {
     pub(crate) x: *const f32,
     pub(crate) ldx: usize,

@@ -1,4 +1,4 @@
-//! NEON with i8mm: `smmla` multiplies two rows of eight codes by two channels of eight.
+//! NEON with i8mm: `usmmla` multiplies two rows of eight codes, 0 to 255, by two channels of eight.
 //!
 //! The layout is that of interleaved eights: a register holds two channels. Single rows are computed as two of which one is
 //! thrown away: they wait for memory anyway. Activations in f32 go the scalar way of the same layout's fields, four channels
@@ -21,29 +21,36 @@ const PAIRS: usize = CHANNELS / 2;
 /// Registers of four channels in a block.
 const QUADS: usize = CHANNELS / 4;
 
-/// `acc + x·w`, each lane the product of a row of `x` and a channel of `w`: (row 0, channel 0), (0, 1), (1, 0), (1, 1).
+/// `acc + x·w`, `x` unsigned and `w` signed; each lane the product of a row of `x` and a channel of `w`: (row 0, channel 0),
+/// (0, 1), (1, 0), (1, 1).
 ///
 /// # Safety
 /// The processor has the instruction.
 #[inline(always)]
-unsafe fn smmla(acc: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
+unsafe fn usmmla(acc: int32x4_t, x: uint8x16_t, w: int8x16_t) -> int32x4_t {
     let mut acc = acc;
     // SAFETY: the caller's. The intrinsic is not stable.
     unsafe {
-        asm!(".arch_extension i8mm", "smmla {acc:v}.4s, {x:v}.16b, {w:v}.16b", acc = inout(vreg) acc, x = in(vreg) x,
+        asm!(".arch_extension i8mm", "usmmla {acc:v}.4s, {x:v}.16b, {w:v}.16b", acc = inout(vreg) acc, x = in(vreg) x,
              w = in(vreg) w, options(pure, nomem, nostack, preserves_flags));
     }
     acc
 }
 
-/// Eight codes of each of two rows, from 0..=255 to −128..=127.
+/// The next eight codes of two rows, and, of a unit of 4-bit codes, the eight after these.
 ///
 /// # Safety
-/// Eight bytes lie behind each.
+/// A unit's codes lie behind each.
 #[inline(always)]
-unsafe fn rows_of_eight(a: *const u8, b: *const u8) -> int8x16_t {
+unsafe fn rows_of_eight<const FOUR: bool>([a, b]: [*const u8; 2]) -> [uint8x16_t; 2] {
     // SAFETY: the caller's.
-    unsafe { vreinterpretq_s8_u8(veorq_u8(vcombine_u8(vld1_u8(a), vld1_u8(b)), vdupq_n_u8(128))) }
+    unsafe {
+        if !FOUR {
+            return [vcombine_u8(vld1_u8(a), vld1_u8(b)); 2];
+        }
+        let (a, b) = (vreinterpretq_u64_u8(vld1q_u8(a)), vreinterpretq_u64_u8(vld1q_u8(b)));
+        [vreinterpretq_u8_u64(vzip1q_u64(a, b)), vreinterpretq_u8_u64(vzip2q_u64(a, b))]
+    }
 }
 
 /// The scales of four channels from `channel` on.
@@ -79,81 +86,113 @@ unsafe fn put<X>(a: &CodesArgs<X>, row: usize, first: usize, v: float32x4_t) {
     }
 }
 
-/// Rows `row` and `row + 1` (the same one where there is no other) by a block.
+/// P pairs of rows from `row` on (the last one again where there is none) by a block.
 ///
 /// # Safety
 /// See [`CodesArgs`]; the processor has i8mm.
 #[inline(always)]
-unsafe fn two_rows<const FOUR: bool>(a: &CodesArgs<u8>, steps: &Steps, row: usize, block: usize) {
-    let g = &a.geometry;
-    let second = (row + 1).min(a.m - 1);
-    // SAFETY: the caller's; units and groups are walked in the order in which they lie.
+unsafe fn pairs_of_rows<const P: usize, const FOUR: bool, const GROUPED: bool>(
+    a: &CodesArgs<u8>,
+    steps: &Steps,
+    row: usize,
+    block: usize,
+) {
+    let rows: [[usize; 2]; P] = std::array::from_fn(|p| [0, 1].map(|i| (row + 2 * p + i).min(a.m - 1)));
+    let times = if FOUR { 16.0 } else { 1.0 };
+    let step = if FOUR { 2 * EIGHT } else { EIGHT };
+    // SAFETY: the caller's; units and groups are walked in the order in which they lie; rows of codes have whole lines.
     unsafe {
         let base = a.w.add(block * steps.block);
-        let (mut x0, mut x1) = (a.x.add(row * a.ldx), a.x.add(second * a.ldx));
-        let zeros = [*a.zero.add(row), *a.zero.add(second)];
-        let [z0, z1] = if g.is_grouped() { [0, 0] } else { zeros };
-        let zero = vcombine_s32(vdup_n_s32(z0 - 128), vdup_n_s32(z1 - 128));
-        let times = if FOUR { 16.0 } else { 1.0 };
-        let row_scales = [row, second].map(|r| vdupq_n_f32(*a.scale.add(r) / times));
-        let mut totals = [[vdupq_n_f32(0.0); QUADS]; 2];
-        if g.is_grouped() {
-            for (total, zero) in totals.iter_mut().zip(zeros) {
+        let mut x = rows.map(|two| two.map(|r| a.x.add(r * a.ldx)));
+        let mut totals = [[[vdupq_n_f32(0.0); QUADS]; 2]; P];
+        if GROUPED {
+            for (total, row) in totals.as_flattened_mut().iter_mut().zip(rows.as_flattened()) {
                 for (q, t) in total.iter_mut().enumerate() {
                     let sums = vld1q_f32(base.cast::<f32>().add(4 * q));
-                    *t = vmulq_n_f32(vmulq_n_f32(sums, zero as f32), times);
+                    *t = vmulq_n_f32(vmulq_n_f32(sums, *a.zero.add(*row) as f32), times);
                 }
             }
         }
-        let ones = vdupq_n_s8(1);
+        let ones = vdupq_n_u8(1);
         for group in 0..steps.groups {
-            let mut acc = [vdupq_n_s32(0); PAIRS];
+            let place = steps.place(group);
+            let mut acc = [[vdupq_n_s32(0); PAIRS]; P];
             let mut sums = [vdupq_n_s32(0); PAIRS];
-            let mut code = base.add(steps.place(group).codes);
+            let mut code = base.add(place.codes);
             for _ in 0..steps.units {
-                let low = rows_of_eight(x0, x1);
-                let high = if FOUR { rows_of_eight(x0.add(EIGHT), x1.add(EIGHT)) } else { low };
-                for p in 0..PAIRS {
-                    let v = vld1q_s8(code.add(p * 2 * EIGHT).cast());
-                    if FOUR {
-                        let (a, b) = (vshlq_n_s8::<4>(v), vandq_s8(v, vdupq_n_s8(-16)));
-                        acc[p] = smmla(smmla(acc[p], low, a), high, b);
-                        sums[p] = smmla(smmla(sums[p], ones, a), ones, b);
-                    } else {
-                        acc[p] = smmla(acc[p], low, v);
-                        sums[p] = smmla(sums[p], ones, v);
+                let codes = x.map(|two| rows_of_eight::<FOUR>(two));
+                for c in 0..PAIRS {
+                    let v = vld1q_s8(code.add(c * 2 * EIGHT).cast());
+                    let planes = if FOUR { [vshlq_n_s8::<4>(v), vandq_s8(v, vdupq_n_s8(-16))] } else { [v; 2] };
+                    for p in 0..P {
+                        acc[p][c] = usmmla(acc[p][c], codes[p][0], planes[0]);
+                        if FOUR {
+                            acc[p][c] = usmmla(acc[p][c], codes[p][1], planes[1]);
+                        }
+                    }
+                    // What the matrix does not have.
+                    if FOUR && !GROUPED {
+                        sums[c] = usmmla(usmmla(sums[c], ones, planes[0]), ones, planes[1]);
                     }
                 }
-                let step = if FOUR { 2 * EIGHT } else { EIGHT };
-                (x0, x1) = (x0.add(step), x1.add(step));
-                code = code.add(g.unit());
+                x = x.map(|two| two.map(|r| r.add(step)));
+                code = code.add(2 * EIGHT * PAIRS);
             }
             for q in 0..QUADS {
-                let (even, odd) =
-                    (vmlsq_s32(acc[2 * q], zero, sums[2 * q]), vmlsq_s32(acc[2 * q + 1], zero, sums[2 * q + 1]));
-                let rows = [
-                    vcombine_s32(vget_low_s32(even), vget_low_s32(odd)),
-                    vcombine_s32(vget_high_s32(even), vget_high_s32(odd)),
-                ];
-                let scale = scales(a, base, steps.place(group), 4 * q);
-                for ((total, v), row_scale) in totals.iter_mut().zip(rows).zip(row_scales) {
-                    let v = vcvtq_f32_s32(v);
-                    total[q] = if steps.groups == 1 {
-                        vmulq_f32(vmulq_f32(v, row_scale), scale)
-                    } else {
-                        vfmaq_f32(total[q], v, scale)
-                    };
+                let scale = scales(a, base, place, 4 * q);
+                let sums = match (FOUR, GROUPED) {
+                    (_, true) => vdupq_n_s32(0),
+                    (true, false) => vcombine_s32(vget_low_s32(sums[2 * q]), vget_low_s32(sums[2 * q + 1])),
+                    (false, false) => vld1q_s32(base.add(place.sums).cast::<i32>().add(4 * q)),
+                };
+                for p in 0..P {
+                    let (even, odd) = (acc[p][2 * q], acc[p][2 * q + 1]);
+                    let two = [
+                        vcombine_s32(vget_low_s32(even), vget_low_s32(odd)),
+                        vcombine_s32(vget_high_s32(even), vget_high_s32(odd)),
+                    ];
+                    for i in 0..2 {
+                        let row = rows[p][i];
+                        let v = if GROUPED { two[i] } else { vmlsq_n_s32(two[i], sums, *a.zero.add(row)) };
+                        let (v, total) = (vcvtq_f32_s32(v), &mut totals[p][i][q]);
+                        *total = if !GROUPED && steps.groups == 1 {
+                            vmulq_f32(vmulq_n_f32(v, *a.scale.add(row) / times), scale)
+                        } else {
+                            vfmaq_f32(*total, v, scale)
+                        };
+                    }
                 }
             }
         }
-        for (r, row) in [row, second].into_iter().enumerate() {
-            if r == 1 && second == row {
-                break;
-            }
+        for (total, row) in totals.as_flattened().iter().zip(rows.as_flattened()) {
+            let scale = *a.scale.add(*row) / times;
             for q in 0..QUADS {
-                let total = totals[r][q];
-                let done = if steps.groups == 1 { total } else { vmulq_f32(total, row_scales[r]) };
-                put(a, row, block * CHANNELS + 4 * q, done);
+                let done = if !GROUPED && steps.groups == 1 { total[q] } else { vmulq_n_f32(total[q], scale) };
+                put(a, *row, block * CHANNELS + 4 * q, done);
+            }
+        }
+    }
+}
+
+/// All rows by a block: its codes stay in the first-level cache.
+///
+/// # Safety
+/// As [`pairs_of_rows`].
+#[inline(always)]
+unsafe fn all_rows<const FOUR: bool, const GROUPED: bool>(a: &CodesArgs<u8>) {
+    let steps = a.geometry.steps();
+    for block in 0..a.blocks {
+        let mut row = 0;
+        while row < a.m {
+            // SAFETY: the caller's.
+            unsafe {
+                if a.m - row > 2 {
+                    pairs_of_rows::<2, FOUR, GROUPED>(a, &steps, row, block);
+                    row += 4;
+                } else {
+                    pairs_of_rows::<1, FOUR, GROUPED>(a, &steps, row, block);
+                    row += 2;
+                }
             }
         }
     }
@@ -161,18 +200,12 @@ unsafe fn two_rows<const FOUR: bool>(a: &CodesArgs<u8>, steps: &Steps, row: usiz
 
 #[target_feature(enable = "neon")]
 unsafe fn codes(a: CodesArgs<u8>, _: &mut Vec<i32>) {
-    let steps = a.geometry.steps();
-    for block in 0..a.blocks {
-        let mut row = 0;
-        while row < a.m {
-            // SAFETY: the caller's: see `CodesArgs`.
-            unsafe {
-                match a.geometry.bits {
-                    CodeBits::Four => two_rows::<true>(&a, &steps, row, block),
-                    CodeBits::Eight => two_rows::<false>(&a, &steps, row, block),
-                }
-            }
-            row += 2;
+    // SAFETY: the caller's: see `CodesArgs`.
+    unsafe {
+        match a.geometry.bits {
+            CodeBits::Four if a.geometry.is_grouped() => all_rows::<true, true>(&a),
+            CodeBits::Four => all_rows::<true, false>(&a),
+            CodeBits::Eight => all_rows::<false, false>(&a),
         }
     }
 }
@@ -230,11 +263,11 @@ unsafe fn chains(rounds: usize) -> i32 {
     let ones = std::hint::black_box([1i8; 16]);
     // SAFETY: the caller's: the processor has the instruction; 16 bytes are there.
     unsafe {
-        let v = vld1q_s8(ones.as_ptr());
+        let (x, v) = (vld1q_u8(ones.as_ptr().cast()), vld1q_s8(ones.as_ptr()));
         let mut acc = [vdupq_n_s32(0); 12];
         for _ in 0..rounds {
-            for x in &mut acc {
-                *x = smmla(*x, v, v);
+            for a in &mut acc {
+                *a = usmmla(*a, x, v);
             }
         }
         acc.into_iter().fold(0i32, |sum, v| sum.wrapping_add(vgetq_lane_s32::<0>(v)))
@@ -243,7 +276,7 @@ unsafe fn chains(rounds: usize) -> i32 {
 
 pub(in crate::simd) static TABLE: [Kernel; 1] = [Kernel {
     op: "x·wᵀ, w codes",
-    name: "smmla 2x16",
+    name: "usmmla 4x16",
     isa: Isa::NeonI8mm,
     quality: 40,
     run: Run::Codes(CodesFns { interleave: EIGHT, codes, floats, rows: None, chains, products: 32 }),
