@@ -17,6 +17,8 @@ pub(super) const WEIGHT: u16 = 1;
 /// | `int8` | `linear(x, codes as x's type) · scales (+ bias)`, as ExecuTorch's `WeightOnlyInt8Linear` computes it |
 /// | `4w`, `int8` in groups | `linear(x, dequantize_affine(codes), bias)` |
 /// | `8da4w`, `8da8w` | the same of `x` through `choose_qparams_affine`, `quantize_affine`, `dequantize_affine`, one scale a token; layers that read the same `x` share this |
+///
+/// Those with `dequantize_affine` are computed in f32 whatever the model's type is, as ExecuTorch's kernels compute them.
 pub(super) fn replace(
     graph: &mut Graph,
     module: &mut Module,
@@ -36,6 +38,10 @@ pub(super) fn replace(
                 && let Some(x) = through_codes(graph, node.outputs[0])
             {
                 shared.insert(x, node.outputs[0]);
+                // What was made f32 for its codes.
+                if let Some(narrow) = argument_of(graph, x, Op::ToCopy) {
+                    shared.insert(narrow, node.outputs[0]);
+                }
             }
         }
     }
@@ -52,11 +58,11 @@ pub(super) fn replace(
         let float = r.tensor(x).dtype;
         let codes = r.constant(&weight.name, weight.codes.clone());
         let scales = r.constant(&format!("{}_scale", weight.name), weight.scales.clone());
-        let scales = if float == DType::F32 { scales } else { r.one(Op::ToCopy, args![scales, float].into())? };
         let arguments: Vec<Arg> = match mode {
             LinearMode::Int8 => {
                 let w = r.one(Op::ToCopy, args![codes, float].into())?;
                 let mut y = r.one(Op::Linear, args![x, w].into())?;
+                let scales = cast(&mut r, scales, float)?;
                 y = r.one(Op::Mul, args![y, scales].into())?;
                 if let Arg::Value(b) = bias {
                     y = r.one(Op::Add, args![y, b].into())?;
@@ -65,7 +71,9 @@ pub(super) fn replace(
                 r.graph.replace_uses(old, y);
                 continue;
             }
-            LinearMode::Int4Weight { group: _ } | LinearMode::Int8Groups { group: _ } => vec![x.into()],
+            LinearMode::Int4Weight { group: _ } | LinearMode::Int8Groups { group: _ } => {
+                vec![cast(&mut r, x, DType::F32)?.into()]
+            }
             LinearMode::Int8DynActInt4Weight { group: _ } | LinearMode::Int8DynActInt8Weight { group: _ } => {
                 let known = shared.get(&x).copied().filter(|&v| before(r.graph, v));
                 let x = match known {
@@ -89,8 +97,20 @@ pub(super) fn replace(
         };
         let block = Arg::ints(&[1, group_of(weight)]);
         let (lo, hi) = weight.range;
-        let dequantize = args![codes, block, scales, Arg::None, DType::I8, lo, hi, float];
+        let dequantize = args![codes, block, scales, Arg::None, DType::I8, lo, hi, DType::F32];
         let w = r.one(Op::DequantizeAffine, dequantize.into())?;
+        if float != DType::F32 {
+            let bias = match bias {
+                Arg::Value(b) => cast(&mut r, b, DType::F32)?.into(),
+                none => none,
+            };
+            let all: Vec<Arg> = arguments.into_iter().chain([w.into(), bias]).collect();
+            let y = r.one(Op::Linear, all.into_iter().collect())?;
+            let y = cast(&mut r, y, float)?;
+            let old = r.graph.nodes[n].outputs[0];
+            r.graph.replace_uses(old, y);
+            continue;
+        }
         let node = &mut graph.nodes[n];
         node.args = arguments.into_iter().chain([w.into(), bias]).collect();
         graph.regions[body].nodes.push(n);
@@ -110,19 +130,28 @@ fn before(graph: &Graph, v: ValueId) -> bool {
     }
 }
 
-/// The activation whose codes `v` dequantizes, if that is what it is.
-fn through_codes(graph: &Graph, v: ValueId) -> Option<ValueId> {
-    let arg = |v: ValueId, op: Op| match graph.values[v].def {
+/// The first argument of the node that gives `v`, if it is an `op`.
+fn argument_of(graph: &Graph, v: ValueId, op: Op) -> Option<ValueId> {
+    match graph.values[v].def {
         Def::Node(n, _) if graph.nodes[n].op == op => match graph.nodes[n].args.first() {
             Some(Arg::Value(x)) => Some(*x),
             _ => None,
         },
         _ => None,
-    };
-    arg(arg(v, Op::DequantizeAffine)?, Op::QuantizeAffine)
+    }
 }
 
-/// `x` through 8-bit codes, one scale and zero point a token: torchao's `Int8DynamicActivation…` asymmetric.
+/// The activation whose codes `v` dequantizes, if that is what it is.
+fn through_codes(graph: &Graph, v: ValueId) -> Option<ValueId> {
+    argument_of(graph, argument_of(graph, v, Op::DequantizeAffine)?, Op::QuantizeAffine)
+}
+
+/// `x` as elements of a type.
+fn cast(r: &mut Rewriter<'_>, x: ValueId, to: DType) -> Result<ValueId, TransformError> {
+    if r.tensor(x).dtype == to { Ok(x) } else { r.one(Op::ToCopy, args![x, to].into()) }
+}
+
+/// `x` in f32 through 8-bit codes, one scale and zero point a token: torchao's `Int8DynamicActivation…` asymmetric.
 fn activation(r: &mut Rewriter<'_>, x: ValueId) -> Result<ValueId, TransformError> {
     let ty = r.tensor(x);
     let width = ty.dims.last().and_then(pteron_ir::SymInt::as_const).unwrap_or(1);
@@ -132,10 +161,7 @@ fn activation(r: &mut Rewriter<'_>, x: ValueId) -> Result<ValueId, TransformErro
     }
     let block = Arg::ints(&block);
     let range = (-128i64, 127i64);
-    let wide = match ty.dtype {
-        DType::F32 => x,
-        _ => r.one(Op::ToCopy, args![x, DType::F32].into())?,
-    };
+    let wide = cast(r, x, DType::F32)?;
     let chosen = r.call(
         Op::ChooseQparamsAffine,
         args![wide, "ASYMMETRIC", block.clone(), DType::I8, range.0, range.1, Arg::None, DType::F32, DType::I8, true]
@@ -145,5 +171,5 @@ fn activation(r: &mut Rewriter<'_>, x: ValueId) -> Result<ValueId, TransformErro
         return Err(TransformError::Source("choose_qparams_affine has not two outputs".to_owned()));
     };
     let q = r.one(Op::QuantizeAffine, args![wide, block.clone(), scale, zero, DType::I8, range.0, range.1].into())?;
-    r.one(Op::DequantizeAffine, args![q, block, scale, zero, DType::I8, range.0, range.1, ty.dtype].into())
+    r.one(Op::DequantizeAffine, args![q, block, scale, zero, DType::I8, range.0, range.1, DType::F32].into())
 }

@@ -1,5 +1,6 @@
+use half::bf16;
 use pteron_ir::{GraphBuilder, TensorType, args, print, verify};
-use pteron_tensor::{GroupedCodes, MemorySource, read_all};
+use pteron_tensor::{Element, GroupedCodes, MemorySource, read_all};
 
 use super::*;
 use crate::weight::{self, Matrix};
@@ -9,9 +10,13 @@ fn wave(n: usize) -> Vec<f32> {
 }
 
 fn module() -> Module {
+    module_of(&wave(64))
+}
+
+fn module_of<T: Element>(values: &[T]) -> Module {
     let mut m = Module::new("t");
-    let w = m.add_tensor_constant("model.a.weight", MemorySource::of("model.a.weight", &[4, 16], &wave(64)).unwrap());
-    let e = m.add_tensor_constant("model.e.weight", MemorySource::of("model.e.weight", &[4, 16], &wave(64)).unwrap());
+    let w = m.add_tensor_constant("model.a.weight", MemorySource::of("model.a.weight", &[4, 16], values).unwrap());
+    let e = m.add_tensor_constant("model.e.weight", MemorySource::of("model.e.weight", &[4, 16], values).unwrap());
     let mut b = GraphBuilder::new(&mut m, "forward");
     let ids = b.input("ids", TensorType::fixed(DType::I64, &[1, 3]));
     let (w, e) = (b.constant(w), b.constant(e));
@@ -119,6 +124,29 @@ fn layers_of_one_input_share_its_codes() {
     assert_eq!(text.matches("torchao::choose_qparams_affine").count(), 1, "{text}");
     assert_eq!(text.matches("torchao::quantize_affine").count(), 1);
     assert_eq!(text.matches("torchao::dequantize_affine").count(), 3);
+}
+
+#[test]
+fn layers_of_bf16_are_computed_in_f32() {
+    let values: Vec<bf16> = wave(64).into_iter().map(bf16::from_f32).collect();
+    let modes = [
+        LinearMode::Int8,
+        LinearMode::Int8Groups { group: 8 },
+        LinearMode::Int4Weight { group: 8 },
+        LinearMode::Int8DynActInt4Weight { group: 8 },
+        LinearMode::Int8DynActInt8Weight { group: 0 },
+    ];
+    for mode in modes {
+        let mut m = module_of(&values);
+        All { linear: Some(mode), ..All::default() }.apply(&mut m).unwrap();
+        verify::module(&m).unwrap();
+        let outputs = &m.graphs[0].body().results;
+        assert!(outputs.iter().all(|&v| m.graphs[0].values[v].ty.as_tensor().is_some_and(|t| t.dtype == DType::BF16)));
+        let text = print::graph(&m.graphs[0]);
+        let shared = usize::from(text.contains("choose_qparams_affine"));
+        assert_eq!(text.matches("choose_qparams_affine").count(), shared, "{text}");
+        assert!(!text.contains("dequantize_affine") || !text.contains("output_dtype=bf16"), "{text}");
+    }
 }
 
 #[test]
