@@ -8,19 +8,13 @@ use pteron_kernels::Context;
 use pteron_quant::moments::{Moments, MomentsHook};
 use pteron_quant::transform::{Algorithm, LayerChoice, LayerKind, LinearMode, Transform};
 use pteron_tensor::{DType, MemorySource, View, read_all};
+use pteron_testkit::{Numbers, quadratic_form};
 
 const TOKENS: usize = 40;
 const WIDTH: usize = 32;
 
 fn noise(n: usize, seed: u64) -> Vec<f32> {
-    let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        (x >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
+    Numbers::new(seed).units(n)
 }
 
 /// Two layers that read the same input, and one that reads what they give.
@@ -118,20 +112,14 @@ fn error(m: &Module, gram: &[f32]) -> f64 {
     let scales: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes(m, "a.weight_quantized_scale"));
     let w = noise(WIDTH * WIDTH, u64::from(b'a'));
     let groups = scales.len() / WIDTH;
-    let mut sum = 0.0;
-    for row in 0..WIDTH {
-        let at = |c: usize| {
+    let row = |row: usize| {
+        let off = |c: usize| {
             let scale = scales[row * groups + c * groups / WIDTH];
             f64::from(w[row * WIDTH + c]) - f64::from(codes[row * WIDTH + c] as i8) * f64::from(scale)
         };
-        let e: Vec<f64> = (0..WIDTH).map(at).collect();
-        for i in 0..WIDTH {
-            for j in 0..WIDTH {
-                sum += e[i] * e[j] * f64::from(gram[i * WIDTH + j]);
-            }
-        }
-    }
-    sum
+        quadratic_form(&(0..WIDTH).map(off).collect::<Vec<f64>>(), gram)
+    };
+    (0..WIDTH).map(row).sum()
 }
 
 #[test]

@@ -86,6 +86,13 @@ pub fn fixture(path: &str) -> PathBuf {
     workspace_root().join("fixtures").join(path)
 }
 
+/// `Σ v[i]·m[i, j]·v[j]` for a square matrix, row by row: the expected squared error of a sum whose weights are off by `v`, where
+/// `m` are the products of its inputs.
+pub fn quadratic_form(v: &[f64], m: &[f32]) -> f64 {
+    let row = |(x, row): (&f64, &[f32])| x * v.iter().zip(row).map(|(y, m)| y * f64::from(*m)).sum::<f64>();
+    v.iter().zip(m.chunks_exact(v.len().max(1))).map(row).sum()
+}
+
 /// A small deterministic generator of numbers (xorshift64*), for inputs of tests.
 #[derive(Debug, Clone)]
 pub struct Numbers(u64);
@@ -112,5 +119,10 @@ impl Numbers {
     /// A float between -1 and 1.
     pub fn unit(&mut self) -> f32 {
         (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// So many of these.
+    pub fn units(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.unit()).collect()
     }
 }

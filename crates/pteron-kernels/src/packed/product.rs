@@ -68,6 +68,8 @@ struct Cut<'a> {
     weight: &'a Packed,
     bias: Option<&'a [f32]>,
     out: Out,
+    /// Bytes of a block.
+    block: usize,
     /// Blocks and rows of a piece.
     blocks: usize,
     rows: usize,
@@ -79,10 +81,9 @@ struct Cut<'a> {
 impl Cut<'_> {
     /// The blocks that piece `i` reads.
     fn weights(&self, i: usize) -> &[u8] {
-        let g = self.weight.geometry;
-        let first = i / self.down * self.blocks;
+        let first = i / self.down * self.blocks * self.block;
         let all = self.weight.room.bytes();
-        &all[first * g.block()..(first + self.blocks).min(g.blocks()) * g.block()]
+        &all[first..(first + self.blocks * self.block).min(all.len())]
     }
 
     /// Executes piece `i`; `next` is what is read after it.
@@ -219,14 +220,15 @@ pub fn multiply(ctx: &Context, x: &Activations<'_>, products: &mut [Product<'_, 
             _ => None,
         };
         let out = out.ok_or_else(|| wrong(format!("an output of {dtype} that is not row-major floats")))?;
+        let block = g.block();
         let (blocks, rows) = match m {
-            0..=FEW_ROWS => ((stream / g.block().max(1)).max(1), m.max(1)),
+            0..=FEW_ROWS => ((stream / block.max(1)).max(1), m.max(1)),
             _ => (BLOCKS, m.div_ceil(m.div_ceil(ROWS)).next_multiple_of(6)),
         };
         let down = m.div_ceil(rows);
         let pieces = down * g.blocks().div_ceil(blocks);
         work = work.saturating_add(m.saturating_mul(g.n).saturating_mul(g.k));
-        cuts.push(Cut { weight: p.weight, bias: p.bias, out, blocks, rows, down, pieces });
+        cuts.push(Cut { weight: p.weight, bias: p.bias, out, block, blocks, rows, down, pieces });
     }
     let total: usize = cuts.iter().map(|c| c.pieces).sum();
     // The product and the number in it of the piece that is number `i` of all.

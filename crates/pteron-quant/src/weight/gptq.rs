@@ -154,18 +154,12 @@ impl Loop for Rows<'_> {
 
 #[cfg(test)]
 mod tests {
+    use pteron_testkit::{Numbers, quadratic_form};
+
     use super::*;
 
-    /// Numbers between −1 and 1 that look random.
     fn noise(n: usize, seed: u64) -> Vec<f32> {
-        let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-        let mut next = || {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            (x >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-        };
-        (0..n).map(|_| next()).collect()
+        Numbers::new(seed).units(n)
     }
 
     /// Products of inputs that vary together: mixes of a few common parts and noise.
@@ -190,18 +184,12 @@ mod tests {
 
     fn error(w: &[f32], codes: &[i8], scales: &[f32], group: usize, gram: &[f32], columns: usize) -> f64 {
         let groups = columns / group;
-        let mut sum = 0.0;
-        for (r, (w, q)) in w.chunks(columns).zip(codes.chunks(columns)).enumerate() {
-            let e: Vec<f64> = (0..columns)
-                .map(|c| f64::from(w[c]) - f64::from(q[c]) * f64::from(scales[r * groups + c / group]))
-                .collect();
-            for i in 0..columns {
-                for j in 0..columns {
-                    sum += e[i] * e[j] * f64::from(gram[i * columns + j]);
-                }
-            }
-        }
-        sum
+        let rows = w.chunks(columns).zip(codes.chunks(columns)).zip(scales.chunks(groups));
+        rows.map(|((w, q), scales)| {
+            let off = |c: usize| f64::from(w[c]) - f64::from(q[c]) * f64::from(scales[c / group]);
+            quadratic_form(&(0..columns).map(off).collect::<Vec<f64>>(), gram)
+        })
+        .sum()
     }
 
     #[test]

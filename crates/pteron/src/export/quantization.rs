@@ -124,7 +124,6 @@ impl Exporter<'_> {
         self.trained(&mut warnings)?;
         let weights = self.open_weights(&checkpoint, &mut config)?;
         warnings.extend(weights.warnings().iter().cloned());
-        quantize::check(&self.recipe)?;
         if self.calibration.data.files.is_empty() {
             return Err(wrong("there is nothing to calibrate with: give text with --calibration-data FILE"));
         }

@@ -216,7 +216,6 @@ impl Exporter<'_> {
         let mut config = self.checked_config(&mut Vec::new())?;
         let checkpoint = Arc::clone(&self.checkpoint);
         let weights = self.open_weights(&checkpoint, &mut config)?;
-        quantize::check(&self.recipe)?;
         let recipe = self.recipe.clone();
         if recipe.is_none() {
             return Err(wrong(
